@@ -1,0 +1,10 @@
+//! The networks of UniF²ace: transformer with grouped mixture of experts, VQ tokenizer, expert encoders. No I/O.
+
+pub mod config;
+pub mod encoders;
+pub mod masks;
+pub mod moe;
+pub mod nn;
+pub mod prompts;
+pub mod transformer;
+pub mod vq;

@@ -1,0 +1,77 @@
+use crate::{ImageError, Result, RgbImage, TokenMask};
+
+/// Largest contact sheet.
+const MAX_SHEET_PIXELS: usize = 1 << 26;
+
+/// Pictures side by side in rows of `columns`, `gap` pixels apart on `background`; each sits in the upper left corner of a cell as
+/// large as the largest picture.
+///
+/// # Errors
+/// When there is no picture, `columns` is zero, or the sheet would be larger than 2^26 pixels.
+pub fn contact_sheet(
+    images: &[RgbImage],
+    columns: usize,
+    gap: usize,
+    background: [u8; 3],
+) -> Result<RgbImage> {
+    let cell_width = images.iter().map(RgbImage::width).max().unwrap_or(0);
+    let cell_height = images.iter().map(RgbImage::height).max().unwrap_or(0);
+    let columns = columns.min(images.len());
+    let rows = if columns == 0 {
+        0
+    } else {
+        images.len().div_ceil(columns)
+    };
+    let extent = |cells: usize, cell: usize| {
+        cells
+            .saturating_mul(cell)
+            .saturating_add(cells.saturating_sub(1).saturating_mul(gap))
+    };
+    let (width, height) = (extent(columns, cell_width), extent(rows, cell_height));
+    let pixels = width.saturating_mul(height);
+    if pixels == 0 || pixels > MAX_SHEET_PIXELS {
+        return Err(ImageError::WrongSize {
+            operation: "make a contact sheet",
+            expected: format!("1 to {MAX_SHEET_PIXELS} pixels"),
+            width,
+            height,
+            hint: "give at least one picture and one column, and not too many",
+        });
+    }
+    let mut sheet = RgbImage::filled(width, height, background)?;
+    for (index, image) in images.iter().enumerate() {
+        sheet.paste(
+            image,
+            index % columns * (cell_width + gap),
+            index / columns * (cell_height + gap),
+        );
+    }
+    Ok(sheet)
+}
+
+/// The picture with repainted tokens tinted by half of `colour`: shows what a mask covers.
+///
+/// # Errors
+/// When the picture has fewer pixels a side than the mask has tokens.
+pub fn tint_mask(image: &RgbImage, mask: &TokenMask, colour: [u8; 3]) -> Result<RgbImage> {
+    let (width, height) = (image.width(), image.height());
+    if mask.side == 0 || width < mask.side || height < mask.side {
+        return Err(ImageError::WrongSize {
+            operation: "tint a mask",
+            expected: format!("at least {0}x{0} pixels", mask.side),
+            width,
+            height,
+            hint: "use the picture that the mask belongs to",
+        });
+    }
+    let mut data = image.data().to_vec();
+    for (index, pixel) in data.chunks_exact_mut(3).enumerate() {
+        let (x, y) = (index % width, index / width);
+        if mask.repaint[y * mask.side / height * mask.side + x * mask.side / width] {
+            for (value, tint) in pixel.iter_mut().zip(colour) {
+                *value = ((u16::from(*value) + u16::from(tint)) / 2) as u8;
+            }
+        }
+    }
+    RgbImage::new(width, height, data)
+}

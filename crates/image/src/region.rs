@@ -140,14 +140,14 @@ impl FromStr for Region {
     }
 }
 
-// Cells are 16 pixels of a 128-pixel portrait: brows and eyes lie in rows 2 and 3, the nose in 4, lips in 4 and 5, the chin in 6.
+// Cells are 16 pixels of a 128-pixel portrait: brows and eyes lie in rows 3 and 4, the nose in 4, lips in 4 and 5, the chin in 6.
 #[rustfmt::skip]
 const LAYOUT_EYES: [&str; LAYOUT] = [
     "........",
     "........",
-    ".######.",
-    ".######.",
     "........",
+    ".######.",
+    ".######.",
     "........",
     "........",
     "........",
@@ -157,7 +157,7 @@ const LAYOUT_BROWS: [&str; LAYOUT] = [
     "........",
     "........",
     "..####..",
-    "........",
+    "..####..",
     "........",
     "........",
     "........",
@@ -191,7 +191,7 @@ const LAYOUT_CHIN: [&str; LAYOUT] = [
     "........",
     "........",
     "........",
-    "..####..",
+    "........",
     "..####..",
     "..####..",
     "........",

@@ -8,6 +8,9 @@
 const ROUND_MULTIPLIER: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
 const KEY_INCREMENT: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
 
+/// Counters computed side by side by [`Key::fill_words`].
+const WIDE: usize = 16;
+
 /// What a random number is used for. Two uses never share numbers, whatever else their keys have in common.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
@@ -64,12 +67,6 @@ impl Key {
 
     /// Four words: block `block` of the numbers of this position and stream.
     pub fn words(&self, stream: Stream, position: u32, block: u32) -> [u32; 4] {
-        let high = self.image >> 32;
-        let seed = if high == 0 {
-            self.seed
-        } else {
-            self.seed ^ splitmix64(high)
-        };
         philox4x32_10(
             [
                 block,
@@ -77,8 +74,57 @@ impl Key {
                 (self.step << 8) | stream as u32,
                 self.image as u32,
             ],
-            [seed as u32, (seed >> 32) as u32],
+            self.philox_key(),
         )
+    }
+
+    /// Many words at once: `out[i]` is word `4 * block + i`. `L` must be a multiple of `4 * WIDE`.
+    pub(crate) fn fill_words<const L: usize>(
+        &self,
+        stream: Stream,
+        position: u32,
+        block: u32,
+        out: &mut [u32; L],
+    ) {
+        const { assert!(L.is_multiple_of(4 * WIDE)) };
+        for (group, out) in out.chunks_exact_mut(4 * WIDE).enumerate() {
+            let first = block + (group * WIDE) as u32;
+            let (step, low) = ((self.step << 8) | stream as u32, self.image as u32);
+            let mut counter = [[0u32; WIDE], [position; WIDE], [step; WIDE], [low; WIDE]];
+            for (lane, index) in counter[0].iter_mut().enumerate() {
+                *index = first + lane as u32;
+            }
+            let mut key = self.philox_key();
+            for _ in 0..10 {
+                for lane in 0..WIDE {
+                    let left = u64::from(ROUND_MULTIPLIER[0]) * u64::from(counter[0][lane]);
+                    let right = u64::from(ROUND_MULTIPLIER[1]) * u64::from(counter[2][lane]);
+                    counter[0][lane] = (right >> 32) as u32 ^ counter[1][lane] ^ key[0];
+                    counter[1][lane] = right as u32;
+                    counter[2][lane] = (left >> 32) as u32 ^ counter[3][lane] ^ key[1];
+                    counter[3][lane] = left as u32;
+                }
+                key = next_key(key);
+            }
+            for (lane, four) in out.chunks_exact_mut(4).enumerate() {
+                four.copy_from_slice(&[
+                    counter[0][lane],
+                    counter[1][lane],
+                    counter[2][lane],
+                    counter[3][lane],
+                ]);
+            }
+        }
+    }
+
+    fn philox_key(&self) -> [u32; 2] {
+        let high = self.image >> 32;
+        let seed = if high == 0 {
+            self.seed
+        } else {
+            self.seed ^ splitmix64(high)
+        };
+        [seed as u32, (seed >> 32) as u32]
     }
 
     /// Word `index` of this position and stream.
@@ -139,12 +185,16 @@ pub fn philox4x32_10(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
             (left >> 32) as u32 ^ counter[3] ^ key[1],
             left as u32,
         ];
-        key = [
-            key[0].wrapping_add(KEY_INCREMENT[0]),
-            key[1].wrapping_add(KEY_INCREMENT[1]),
-        ];
+        key = next_key(key);
     }
     counter
+}
+
+fn next_key(key: [u32; 2]) -> [u32; 2] {
+    [
+        key[0].wrapping_add(KEY_INCREMENT[0]),
+        key[1].wrapping_add(KEY_INCREMENT[1]),
+    ]
 }
 
 /// The finaliser of splitmix64: a bijection that spreads every input bit over the output.

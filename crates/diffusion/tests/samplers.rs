@@ -125,7 +125,7 @@ fn known_tokens_never_change_and_the_result_is_complete() {
                 };
                 let start: Vec<u32> = (0..16)
                     .map(|i| {
-                        if (i + seed as u32) % 3 == 0 {
+                        if (i + seed as u32).is_multiple_of(3) {
                             MASKED
                         } else {
                             i % 5
@@ -197,7 +197,8 @@ fn logits_of_wanted_masked_or_all_places_give_the_same() {
         };
         let start: Vec<u32> = (0..12).map(|i| if i == 4 { 2 } else { MASKED }).collect();
         let row = |place: usize| [place as f32 * 0.3, 1.0, (place as f32).sin()];
-        let run = |places: &dyn Fn(&[u32], &[usize]) -> Vec<usize>| {
+        type Places<'a> = &'a dyn Fn(&[u32], &[usize]) -> Vec<usize>;
+        let run = |places: Places<'_>| {
             sample(
                 config.clone(),
                 start.clone(),
@@ -308,18 +309,4 @@ fn top_k_one_is_the_most_probable_code() {
         );
         assert_eq!(codes.unwrap(), [0, 1, 2, 3, 0, 1, 2, 3]);
     }
-}
-
-#[test]
-#[ignore]
-fn speed_probe() {
-    let logits: Vec<f32> = (0..256 * 8192)
-        .map(|i| ((i * 7919 % 1000) as f32) * 0.01)
-        .collect();
-    let config = SamplerConfig::default();
-    let mut state =
-        SamplerState::new(config, vec![MASKED; 256], 8192, KeyedDraws::new(1, 0)).unwrap();
-    let start = std::time::Instant::now();
-    state.step(&logits).unwrap();
-    eprintln!("one MaskGIT step, 256 x 8192: {:?}", start.elapsed());
 }

@@ -217,7 +217,7 @@ mod tests {
 
     #[test]
     fn cosine_is_not_clamped_at_the_end() {
-        assert_eq!(MaskSchedule::Cosine.masked_fraction(1.0), -4.371_138_8e-8);
+        assert_eq!(MaskSchedule::Cosine.masked_fraction(1.0), -4.371_139e-8);
         assert_eq!(MaskSchedule::Cosine.num_masked(256, 1.0), 0);
     }
 }

@@ -31,7 +31,7 @@ impl Tiny {
 
     /// `ln p(x_place = code | known codes of the grid)`, K numbers.
     pub fn log_conditional(&self, grid: &[u32], place: usize) -> Vec<f64> {
-        let mut sums = vec![0.0; CODES];
+        let mut sums = [0.0; CODES];
         for (state, p) in self.joint.iter().enumerate() {
             let x = digits(state);
             if (0..PLACES).all(|i| i == place || grid[i] == MASKED || grid[i] as usize == x[i]) {

@@ -1,4 +1,5 @@
 //! The networks of UniF²ace: transformer with grouped mixture of experts, VQ tokenizer, expert encoders. No I/O.
+#![allow(non_snake_case)] // tensor names carry their shape
 
 pub mod config;
 pub mod encoders;

@@ -1,1 +1,98 @@
-//! (in progress)
+//! The layers that every network here is made of, with parameters laid out and named as in the checkpoints.
+
+use burn::module::{Module, Param};
+use burn::tensor::{Device, Distribution, Int, Tensor};
+use unif2ace_ops::{Activation, layer_norm, linear};
+
+/// Standard deviation of initial linear and embedding weights (showo.md §1.1).
+pub const INIT_STD: f64 = 0.02;
+
+/// `x W^T + b` over the last axis.
+#[derive(Module, Debug)]
+pub struct Linear {
+    /// `[out, in]`.
+    pub weight: Param<Tensor<2>>,
+    /// `[out]`.
+    pub bias: Option<Param<Tensor<1>>>,
+}
+
+impl Linear {
+    /// Normal weights with standard deviation [`INIT_STD`], zero bias.
+    pub fn new(num_in: usize, num_out: usize, bias: bool, device: &Device) -> Self {
+        Self::with_std(num_in, num_out, bias, INIT_STD, device)
+    }
+
+    /// Normal weights with standard deviation `std` (0 for a layer that starts as zero), zero bias.
+    pub fn with_std(num_in: usize, num_out: usize, bias: bool, std: f64, device: &Device) -> Self {
+        let shape = [num_out, num_in];
+        let weight = if std == 0.0 {
+            Tensor::zeros(shape, device)
+        } else {
+            Tensor::random(shape, Distribution::Normal(0.0, std), device)
+        };
+        Self {
+            weight: Param::from_tensor(weight),
+            bias: bias.then(|| Param::from_tensor(Tensor::zeros([num_out], device))),
+        }
+    }
+
+    /// Applies the layer and then `act`.
+    pub fn forward_act<const D: usize>(&self, x: Tensor<D>, act: Activation) -> Tensor<D> {
+        linear(x, self.weight.val(), self.bias.as_ref().map(Param::val), act)
+    }
+
+    /// Applies the layer.
+    pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        self.forward_act(x, Activation::None)
+    }
+}
+
+/// Layer norm over the last axis.
+#[derive(Module, Debug)]
+pub struct LayerNorm {
+    /// `[width]`.
+    pub weight: Param<Tensor<1>>,
+    /// `[width]`.
+    pub bias: Param<Tensor<1>>,
+    /// Guard of the variance.
+    #[module(skip)]
+    pub eps: f64,
+}
+
+impl LayerNorm {
+    /// Weight 1, bias 0.
+    pub fn new(width: usize, eps: f64, device: &Device) -> Self {
+        Self {
+            weight: Param::from_tensor(Tensor::ones([width], device)),
+            bias: Param::from_tensor(Tensor::zeros([width], device)),
+            eps,
+        }
+    }
+
+    /// Applies the norm.
+    pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        layer_norm(x, self.weight.val(), self.bias.val(), self.eps)
+    }
+}
+
+/// A table of vectors.
+#[derive(Module, Debug)]
+pub struct Embedding {
+    /// `[entries, width]`.
+    pub weight: Param<Tensor<2>>,
+}
+
+impl Embedding {
+    /// Normal rows with standard deviation [`INIT_STD`].
+    pub fn new(num_entries: usize, width: usize, device: &Device) -> Self {
+        let weight = Tensor::random([num_entries, width], Distribution::Normal(0.0, INIT_STD), device);
+        Self { weight: Param::from_tensor(weight) }
+    }
+
+    /// Rows of `ids_BL`: `[B, L, width]`.
+    pub fn forward(&self, ids_BL: Tensor<2, Int>) -> Tensor<3> {
+        let [batch, length] = ids_BL.dims();
+        let width = self.weight.dims()[1];
+        self.weight.val().select(0, ids_BL.reshape([batch * length])).reshape([batch, length, width])
+    }
+}

@@ -1,1 +1,31 @@
-//! (in progress)
+//! The two grouped levels of the mixture of experts (unif2ace.md §2a, 2b): one group of experts a task.
+
+mod features;
+mod sequence;
+mod token;
+
+pub use features::{ExpertFeatures, FeatureResamplers, Resampled, Resampler};
+pub use sequence::{SequenceGroup, SequenceMoe};
+pub use token::{TokenExperts, TokenMoe, top_k};
+
+use burn::tensor::Tensor;
+
+/// Which group of experts a sequence uses. Text-only rows count as understanding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Task {
+    /// Text to image.
+    T2i,
+    /// Multimodal understanding.
+    Mmu,
+}
+
+/// What the routers of one forward pass did.
+#[derive(Debug, Clone, Default)]
+pub struct MoeStats {
+    /// Sum over blocks of `Σ_i f_i P_i`, one value; `None` without token-level experts.
+    pub balance_loss: Option<Tensor<1>>,
+    /// Per block: how many (token, slot) pairs each routed expert got.
+    pub token_use: Vec<Vec<u32>>,
+    /// Per block: how many images took each sequence expert.
+    pub sequence_use: Vec<Vec<u32>>,
+}

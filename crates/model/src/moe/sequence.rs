@@ -1,0 +1,139 @@
+//! Sequence-level experts over the image part of a sequence as a whole: one routing decision an image, two of four experts.
+//! Text positions pass through unchanged. B batch, N image tokens, D width, four experts.
+
+use burn::module::{Module, Param};
+use burn::tensor::activation::softmax;
+use burn::tensor::{Device, Tensor, TensorData};
+
+use super::{Resampled, Task, top_k};
+use crate::config::{ModelConfig, NUM_SEQUENCE_EXPERTS};
+use crate::nn::{LayerNorm, Linear};
+
+/// Router and mixing weights of one task's experts: copy, copy, zero, noise (generation) or copy, copy, CLIP, face (understanding).
+#[derive(Module, Debug)]
+pub struct SequenceGroup {
+    /// `[4, D]` on the mean of the image features.
+    pub router: Linear,
+    /// `[2, 2]`: logits of `(w, 1 - w)` for the third and the fourth expert. The zero expert doesn't use its row.
+    pub mix: Param<Tensor<2>>,
+    #[module(skip)]
+    num_experts_per_image: usize,
+}
+
+/// A sublayer of the block: `x_image += scale * SequenceMoe(LayerNorm(x_image))`.
+#[derive(Module, Debug)]
+pub struct SequenceMoe {
+    /// Before the experts.
+    pub norm: LayerNorm,
+    /// One value a block; 0 makes the sublayer the identity (upcycling is exact).
+    pub scale: Param<Tensor<1>>,
+    /// Generation.
+    pub t2i: SequenceGroup,
+    /// Understanding.
+    pub mmu: SequenceGroup,
+}
+
+impl SequenceGroup {
+    fn new(config: &ModelConfig, device: &Device) -> Self {
+        Self {
+            router: Linear::new(config.hidden_size, NUM_SEQUENCE_EXPERTS, true, device),
+            mix: Param::from_tensor(Tensor::zeros([2, 2], device)),
+            num_experts_per_image: config.moe.num_sequence_experts_per_image,
+        }
+    }
+
+    /// `[B, N, D] -> [B, N, D]` and how many images took each expert.
+    ///
+    /// Every expert is linear in the image and one feature, so the weighted sum is `a x + b S3 + c S4` with numbers a, b, c an image.
+    pub fn forward(&self, x_BND: Tensor<3>, task: Task, resampled: &Resampled) -> (Tensor<3>, Vec<u32>) {
+        let [batch, _, width] = x_BND.dims();
+        let pooled_BD = x_BND.clone().mean_dim(1).reshape([batch, width]);
+        let probs_B4 = softmax(self.router.forward(pooled_BD), 1);
+        let k = self.num_experts_per_image;
+        let (indices, counts) = top_k(&probs_B4, k);
+        let mut chosen = vec![0.0f32; batch * NUM_SEQUENCE_EXPERTS];
+        for (slot, &index) in indices.iter().enumerate() {
+            chosen[slot / k * NUM_SEQUENCE_EXPERTS + index as usize] = 1.0;
+        }
+        let device = x_BND.device().without_autodiff();
+        let chosen_B4 = Tensor::<2>::from_data(TensorData::new(chosen, [batch, NUM_SEQUENCE_EXPERTS]), &device);
+        let kept_B4 = probs_B4 * chosen_B4;
+        // The kept weights sum to one, so copy + copy is the identity.
+        let gates_B4 = kept_B4.clone() / kept_B4.sum_dim(1);
+        let gate = |expert: usize| -> Tensor<3> { gates_B4.clone().narrow(1, expert, 1).reshape([batch, 1, 1]) };
+
+        let (third, fourth) = match task {
+            Task::T2i => (None, &resampled.noise),
+            Task::Mmu => (Some(&resampled.clip), &resampled.face),
+        };
+        let mut keep_B11 = gate(0) + gate(1);
+        let mut y_BND: Option<Tensor<3>> = None;
+        let mix_22 = softmax(self.mix.val(), 1);
+        // Without the expert of the zero kind, `third` is a feature like `fourth`.
+        for (row, feature) in [third, Some(fourth)].into_iter().enumerate() {
+            let Some(feature) = feature else { continue };
+            let gate = gate(2 + row);
+            match feature {
+                None => keep_B11 = keep_B11 + gate,
+                Some(feature_BND) => {
+                    let weight = |column: usize| -> Tensor<3> {
+                        mix_22.clone().narrow(0, row, 1).narrow(1, column, 1).reshape([1, 1, 1])
+                    };
+                    keep_B11 = keep_B11 + gate.clone() * weight(0);
+                    let part = feature_BND.clone() * (gate * weight(1));
+                    y_BND = Some(match y_BND {
+                        Some(sum) => sum + part,
+                        None => part,
+                    });
+                }
+            }
+        }
+        let kept = x_BND * keep_B11;
+        (y_BND.map_or(kept.clone(), |features| kept + features), counts)
+    }
+}
+
+impl SequenceMoe {
+    /// A new sublayer.
+    pub fn new(config: &ModelConfig, device: &Device) -> Self {
+        Self {
+            norm: LayerNorm::new(config.hidden_size, config.layer_norm_eps, device),
+            scale: Param::from_tensor(Tensor::full([1], config.moe.sequence_scale_init, device)),
+            t2i: SequenceGroup::new(config, device),
+            mmu: SequenceGroup::new(config, device),
+        }
+    }
+
+    /// The group of a task.
+    pub fn group(&self, task: Task) -> &SequenceGroup {
+        match task {
+            Task::T2i => &self.t2i,
+            Task::Mmu => &self.mmu,
+        }
+    }
+
+    /// Applies the sublayer to places `image_start .. image_start + num_tokens` of `[B, L, D]`.
+    pub fn forward(
+        &self,
+        x_BLD: Tensor<3>,
+        image_start: usize,
+        num_tokens: usize,
+        task: Task,
+        resampled: &Resampled,
+    ) -> (Tensor<3>, Vec<u32>) {
+        let length = x_BLD.dims()[1];
+        let x_BND = x_BLD.clone().narrow(1, image_start, num_tokens);
+        let (y_BND, counts) = self.group(task).forward(self.norm.forward(x_BND.clone()), task, resampled);
+        let x_BND = x_BND + y_BND * self.scale.val().reshape([1, 1, 1]);
+        let mut parts = Vec::with_capacity(3);
+        if image_start > 0 {
+            parts.push(x_BLD.clone().narrow(1, 0, image_start));
+        }
+        parts.push(x_BND);
+        let end = image_start + num_tokens;
+        if end < length {
+            parts.push(x_BLD.narrow(1, end, length - end));
+        }
+        (Tensor::cat(parts, 1), counts)
+    }
+}

@@ -1,0 +1,133 @@
+//! Token-level experts: a router, the top K of N small MLPs a token, and the balance loss. The shared expert is the block's dense MLP.
+//! R rows (tokens), D width, E experts, K chosen experts, F inner width.
+
+use burn::module::{Module, Param};
+use burn::tensor::activation::softmax;
+use burn::tensor::{Device, Distribution, Int, Tensor, TensorData};
+use unif2ace_ops::{Activation, moe_mlp};
+
+use super::Task;
+use crate::config::ModelConfig;
+use crate::nn::{INIT_STD, Linear};
+
+/// One group of routed experts.
+#[derive(Module, Debug)]
+pub struct TokenExperts {
+    /// `[E, D]`, no bias.
+    pub router: Linear,
+    /// `[E, F, D]`.
+    pub fc1_weight: Param<Tensor<3>>,
+    /// `[E, F]`.
+    pub fc1_bias: Param<Tensor<2>>,
+    /// `[E, D, F]`; starts at zero, so that a new group adds nothing (upcycling is exact).
+    pub fc2_weight: Param<Tensor<3>>,
+    /// `[E, D]`.
+    pub fc2_bias: Param<Tensor<2>>,
+    #[module(skip)]
+    num_experts_per_tok: usize,
+}
+
+/// Output of the routed experts.
+pub struct Routed {
+    /// `[R, D]`.
+    pub y_RD: Tensor<2>,
+    /// `Σ_i f_i P_i`, 1 when use is even.
+    pub balance_loss: Tensor<1>,
+    /// (token, slot) pairs of each expert.
+    pub counts: Vec<u32>,
+}
+
+impl TokenExperts {
+    /// A new group whose output is zero.
+    pub fn new(config: &ModelConfig, device: &Device) -> Self {
+        let moe = &config.moe;
+        let [experts, inner, width] = [moe.num_routed_experts, moe.routed_intermediate_size, config.hidden_size];
+        let normal = Distribution::Normal(0.0, INIT_STD);
+        Self {
+            router: Linear::new(width, experts, false, device),
+            fc1_weight: Param::from_tensor(Tensor::random([experts, inner, width], normal, device)),
+            fc1_bias: Param::from_tensor(Tensor::zeros([experts, inner], device)),
+            fc2_weight: Param::from_tensor(Tensor::zeros([experts, width, inner], device)),
+            fc2_bias: Param::from_tensor(Tensor::zeros([experts, width], device)),
+            num_experts_per_tok: moe.num_experts_per_tok,
+        }
+    }
+
+    /// `y = Σ_{i in top K} p_i E_i(x)`, not renormalised (DeepSeekMoE's form). The router runs in f32.
+    pub fn forward(&self, x_RD: Tensor<2>) -> Routed {
+        let rows = x_RD.dims()[0];
+        let k = self.num_experts_per_tok;
+        let probs_RE = softmax(self.router.forward(x_RD.clone()), 1);
+        let experts = probs_RE.dims()[1];
+        let (indices, counts) = top_k(&probs_RE, k);
+        let index_RK = Tensor::<2, Int>::from_data(TensorData::new(indices, [rows, k]), &x_RD.device().without_autodiff());
+        let gates_RK = probs_RE.clone().gather(1, index_RK.clone());
+        // f is scaled by N / K, so that even routing gives 1.
+        let scale = experts as f32 / (k * rows.max(1)) as f32;
+        let f: Vec<f32> = counts.iter().map(|&count| count as f32 * scale).collect();
+        let f_E = Tensor::<1>::from_data(TensorData::new(f, [experts]), &x_RD.device().without_autodiff());
+        let mean_E: Tensor<1> = probs_RE.mean_dim(0).squeeze_dim(0);
+        let balance_loss = (mean_E * f_E).sum();
+        let y_RD = moe_mlp(
+            x_RD,
+            index_RK,
+            gates_RK,
+            self.fc1_weight.val(),
+            self.fc1_bias.val(),
+            self.fc2_weight.val(),
+            self.fc2_bias.val(),
+            Activation::GeluNew,
+        );
+        Routed { y_RD, balance_loss, counts }
+    }
+}
+
+/// The `k` largest entries of each row of `probs_RE`, largest first (the lower index wins a tie): row-major indices, and how often
+/// each column was taken.
+pub fn top_k(probs_RE: &Tensor<2>, k: usize) -> (Vec<i64>, Vec<u32>) {
+    let [rows, columns] = probs_RE.dims();
+    let values: Vec<f32> = probs_RE.clone().into_data().iter::<f32>().collect();
+    let mut indices = Vec::with_capacity(rows * k);
+    let mut counts = vec![0; columns];
+    for row in values.chunks_exact(columns) {
+        let start = indices.len();
+        for _ in 0..k {
+            let taken = &indices[start..];
+            let mut best: Option<usize> = None;
+            for (column, &value) in row.iter().enumerate() {
+                let free = !taken.contains(&(column as i64));
+                if free && best.is_none_or(|b| value > row[b]) {
+                    best = Some(column);
+                }
+            }
+            let best = best.unwrap_or(0);
+            counts[best] += 1;
+            indices.push(best as i64);
+        }
+    }
+    (indices, counts)
+}
+
+/// The two groups; they share nothing but the block's dense MLP.
+#[derive(Module, Debug)]
+pub struct TokenMoe {
+    /// Generation.
+    pub t2i: TokenExperts,
+    /// Understanding.
+    pub mmu: TokenExperts,
+}
+
+impl TokenMoe {
+    /// Two new groups.
+    pub fn new(config: &ModelConfig, device: &Device) -> Self {
+        Self { t2i: TokenExperts::new(config, device), mmu: TokenExperts::new(config, device) }
+    }
+
+    /// The group of a task.
+    pub fn group(&self, task: Task) -> &TokenExperts {
+        match task {
+            Task::T2i => &self.t2i,
+            Task::Mmu => &self.mmu,
+        }
+    }
+}

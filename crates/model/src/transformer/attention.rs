@@ -1,0 +1,122 @@
+//! Self-attention with normalised, partly rotated queries and keys, and its cache.
+
+use burn::module::Module;
+use burn::tensor::{Device, Tensor};
+use unif2ace_ops::{QkNorm, Rotary, attention, norm_rotate};
+
+use crate::config::ModelConfig;
+use crate::nn::{LayerNorm, Linear};
+
+/// Projections and norms, named as in the checkpoint.
+#[derive(Module, Debug)]
+pub struct Attention {
+    /// Queries.
+    pub q_proj: Linear,
+    /// Keys.
+    pub k_proj: Linear,
+    /// Values.
+    pub v_proj: Linear,
+    /// After the heads.
+    pub dense: Linear,
+    /// `[head_dim]`, shared by the heads.
+    pub q_layernorm: Option<LayerNorm>,
+    /// `[head_dim]`, shared by the heads.
+    pub k_layernorm: Option<LayerNorm>,
+    #[module(skip)]
+    num_heads: usize,
+}
+
+/// Keys (normalised and rotated) and values of one block, `[B, S, D]`.
+#[derive(Debug, Clone, Default)]
+pub struct LayerCache {
+    keys_values: Option<(Tensor<3>, Tensor<3>)>,
+}
+
+impl LayerCache {
+    /// Positions held.
+    pub fn len(&self) -> usize {
+        self.keys_values.as_ref().map_or(0, |(keys, _)| keys.dims()[1])
+    }
+
+    /// Whether nothing is held.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The held positions followed by new ones; one row of held positions serves all rows of a batch.
+    fn followed_by(&self, keys: Tensor<3>, values: Tensor<3>) -> (Tensor<3>, Tensor<3>) {
+        match &self.keys_values {
+            None => (keys, values),
+            Some((old_keys, old_values)) => {
+                let batch = keys.dims()[0];
+                let join = |old: &Tensor<3>, new: Tensor<3>| {
+                    let [rows, length, width] = old.dims();
+                    let old = if rows == batch { old.clone() } else { old.clone().expand([batch, length, width]) };
+                    Tensor::cat(vec![old, new], 1)
+                };
+                (join(old_keys, keys), join(old_values, values))
+            }
+        }
+    }
+}
+
+pub(super) enum LayerCacheUse<'a> {
+    None,
+    Append(&'a mut LayerCache),
+    Read(&'a LayerCache),
+}
+
+impl Attention {
+    /// A new layer.
+    pub fn new(config: &ModelConfig, device: &Device) -> Self {
+        let width = config.hidden_size;
+        let linear = || Linear::new(width, width, true, device);
+        let norm = || config.qk_layernorm.then(|| LayerNorm::new(config.head_dim(), config.layer_norm_eps, device));
+        Self {
+            q_proj: linear(),
+            k_proj: linear(),
+            v_proj: linear(),
+            dense: linear(),
+            q_layernorm: norm(),
+            k_layernorm: norm(),
+            num_heads: config.num_attention_heads,
+        }
+    }
+
+    /// `[B, L, D] -> [B, L, D]`; `mask_BLS` is additive over cached and new positions.
+    pub(super) fn forward(&self, h_BLD: Tensor<3>, rotary: &Rotary, mask_BLS: &Tensor<3>, cache: LayerCacheUse<'_>) -> Tensor<3> {
+        let q = self.q_proj.forward(h_BLD.clone());
+        let k = self.k_proj.forward(h_BLD.clone());
+        let v = self.v_proj.forward(h_BLD);
+        let mixed = match cache {
+            LayerCacheUse::None => {
+                let norm = self.q_layernorm.as_ref().zip(self.k_layernorm.as_ref()).map(|(q, k)| QkNorm {
+                    q_weight: q.weight.val(),
+                    q_bias: q.bias.val(),
+                    k_weight: k.weight.val(),
+                    k_bias: k.bias.val(),
+                    eps: q.eps,
+                });
+                attention(q, k, v, self.num_heads, norm, Some(rotary.clone()), Some(mask_BLS.clone()))
+            }
+            cached => {
+                let ready = |x, norm: &Option<LayerNorm>| {
+                    let norm = norm.as_ref().map(|norm| (norm.weight.val(), norm.bias.val(), norm.eps));
+                    norm_rotate(x, self.num_heads, norm, Some(rotary.clone()))
+                };
+                let (q, k) = (ready(q, &self.q_layernorm), ready(k, &self.k_layernorm));
+                let (k, v) = match cached {
+                    LayerCacheUse::Append(cache) => {
+                        let joined = cache.followed_by(k, v);
+                        cache.keys_values = Some(joined.clone());
+                        joined
+                    }
+                    LayerCacheUse::Read(cache) => cache.followed_by(k, v),
+                    LayerCacheUse::None => (k, v),
+                };
+                attention(q, k, v, self.num_heads, None, None, Some(mask_BLS.clone()))
+            }
+        };
+        self.dense.forward(mixed)
+    }
+}

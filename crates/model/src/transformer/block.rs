@@ -1,0 +1,101 @@
+//! One block: attention, dense MLP and routed experts in parallel on one norm, then the sequence-level experts on the image.
+
+use burn::module::Module;
+use burn::tensor::{Device, Tensor};
+use unif2ace_ops::{Activation, Rotary};
+
+use super::attention::{Attention, LayerCacheUse};
+use crate::config::ModelConfig;
+use crate::moe::{MoeStats, Resampled, SequenceMoe, Task, TokenMoe};
+use crate::nn::{LayerNorm, Linear};
+
+/// The dense two-layer MLP; with experts it is the shared one, always on for both tasks.
+#[derive(Module, Debug)]
+pub struct Mlp {
+    /// `[intermediate, D]`.
+    pub fc1: Linear,
+    /// `[D, intermediate]`.
+    pub fc2: Linear,
+}
+
+impl Mlp {
+    /// A new MLP.
+    pub fn new(config: &ModelConfig, device: &Device) -> Self {
+        Self {
+            fc1: Linear::new(config.hidden_size, config.intermediate_size, true, device),
+            fc2: Linear::new(config.intermediate_size, config.hidden_size, true, device),
+        }
+    }
+
+    /// `[B, L, D] -> [B, L, D]`.
+    pub fn forward(&self, x_BLD: Tensor<3>) -> Tensor<3> {
+        self.fc2.forward(self.fc1.forward_act(x_BLD, Activation::GeluNew))
+    }
+}
+
+/// One block.
+#[derive(Module, Debug)]
+pub struct Block {
+    /// The one norm before attention and MLPs.
+    pub input_layernorm: LayerNorm,
+    /// Attention.
+    pub self_attn: Attention,
+    /// Dense MLP, the shared expert.
+    pub mlp: Mlp,
+    /// Routed token-level experts.
+    pub moe: Option<TokenMoe>,
+    /// Sequence-level experts.
+    pub sequence: Option<SequenceMoe>,
+}
+
+/// The image among the positions of a pass.
+pub(super) struct ImageSpan<'a> {
+    pub(super) start: usize,
+    pub(super) num_tokens: usize,
+    pub(super) resampled: &'a Resampled,
+}
+
+impl Block {
+    /// A new block.
+    pub fn new(config: &ModelConfig, device: &Device) -> Self {
+        Self {
+            input_layernorm: LayerNorm::new(config.hidden_size, config.layer_norm_eps, device),
+            self_attn: Attention::new(config, device),
+            mlp: Mlp::new(config, device),
+            moe: config.moe.level.token().then(|| TokenMoe::new(config, device)),
+            sequence: config.moe.level.sequence().then(|| SequenceMoe::new(config, device)),
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)] // one call site; a struct would only rename the arguments
+    pub(super) fn forward(
+        &self,
+        x_BLD: Tensor<3>,
+        rotary: &Rotary,
+        mask_BLS: &Tensor<3>,
+        task: Task,
+        image: Option<&ImageSpan<'_>>,
+        cache: LayerCacheUse<'_>,
+        stats: &mut MoeStats,
+    ) -> Tensor<3> {
+        let [batch, length, width] = x_BLD.dims();
+        let h_BLD = self.input_layernorm.forward(x_BLD.clone());
+        let attended = self.self_attn.forward(h_BLD.clone(), rotary, mask_BLS, cache);
+        let mut x_BLD = attended + self.mlp.forward(h_BLD.clone()) + x_BLD;
+        if let Some(moe) = &self.moe {
+            let routed = moe.group(task).forward(h_BLD.reshape([batch * length, width]));
+            x_BLD = x_BLD + routed.y_RD.reshape([batch, length, width]);
+            stats.balance_loss = Some(match stats.balance_loss.take() {
+                Some(sum) => sum + routed.balance_loss,
+                None => routed.balance_loss,
+            });
+            stats.token_use.push(routed.counts);
+        }
+        if let (Some(sequence), Some(image)) = (&self.sequence, image) {
+            let (y_BLD, counts) = sequence.forward(x_BLD, image.start, image.num_tokens, task, image.resampled);
+            x_BLD = y_BLD;
+            stats.sequence_use.push(counts);
+        }
+        x_BLD
+    }
+}

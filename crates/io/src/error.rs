@@ -47,7 +47,8 @@ pub enum IoError {
 }
 
 impl IoError {
-    pub(crate) fn system(operation: &'static str, path: &Path, source: std::io::Error) -> Self {
+    /// An error of the system at `path`, for the few places that keep a file open.
+    pub fn system(operation: &'static str, path: &Path, source: std::io::Error) -> Self {
         Self::System {
             operation,
             path: path.to_path_buf(),

@@ -148,3 +148,26 @@ fn results_have_ordinary_permissions() {
     };
     assert_eq!(mode("a.bin"), mode("b.bin"));
 }
+
+#[test]
+fn positioned_reads_stop_at_the_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.bin");
+    write_atomic(&path, b"0123456789").unwrap();
+    let file = RandomAccessFile::open(&path).unwrap();
+    assert_eq!(file.size(), 10);
+    let mut buffer = [0; 4];
+    file.read_exact_at(&mut buffer, 6).unwrap();
+    assert_eq!(&buffer, b"6789");
+    assert!(
+        file.read_exact_at(&mut buffer, 7)
+            .unwrap_err()
+            .to_string()
+            .contains("a.bin")
+    );
+    assert!(file.read_exact_at(&mut buffer, u64::MAX).is_err());
+    assert!(matches!(
+        RandomAccessFile::open(folder.path()),
+        Err(IoError::NotAFile { .. })
+    ));
+}

@@ -18,6 +18,19 @@ fn device() -> Device {
     Device::flex()
 }
 
+/// A small network with MAGVIT-v2's middle.
+fn classic() -> VqConfig {
+    VqConfig {
+        patch_size: 4,
+        ch: 8,
+        enc_mult: vec![1, 2, 2],
+        enc_blocks: vec![1, 1, 1],
+        dec_mult: vec![1, 2, 2],
+        dec_blocks: vec![1, 1, 1],
+        ..VqConfig::magvitv2()
+    }
+}
+
 fn config_of(case: &Path) -> VqConfig {
     let config = &json(case.join("case.json"))["config"];
     let one = |key: &str| config[key].as_u64().expect(key) as usize;
@@ -35,6 +48,8 @@ fn config_of(case: &Path) -> VqConfig {
         enc_blocks: many("enc_blocks"),
         dec_mult: many("dec_mult"),
         dec_blocks: many("dec_blocks"),
+        enc_transformer_blocks: 0,
+        dec_transformer_blocks: 0,
         z_channels: one("z"),
         resolution: one("res"),
     }
@@ -181,11 +196,11 @@ fn inner_layers_match_the_golden_traces() {
                 check(format!("encoder.down.{l}.downsample"), &x, Z_TOLERANCE);
             }
         }
-        x = encoder.mid.block_1.forward(x);
+        x = encoder.mid.block_1.as_ref().expect("classic middle").forward(x);
         check("encoder.mid.block_1".into(), &x, Z_TOLERANCE);
-        x = encoder.mid.attn_1.forward(x);
+        x = encoder.mid.attn_1.as_ref().expect("classic middle").forward(x);
         check("encoder.mid.attn_1".into(), &x, Z_TOLERANCE);
-        x = encoder.mid.block_2.forward(x);
+        x = encoder.mid.block_2.as_ref().expect("classic middle").forward(x);
         check("encoder.mid.block_2".into(), &x, Z_TOLERANCE);
         check(
             "encoder.norm_out".into(),
@@ -205,11 +220,11 @@ fn inner_layers_match_the_golden_traces() {
         check("decoder.post_quant_conv".into(), &x, PIXEL_TOLERANCE);
         x = decoder.conv_in.forward(x);
         check("decoder.conv_in".into(), &x, PIXEL_TOLERANCE);
-        x = decoder.mid.block_1.forward(x);
+        x = decoder.mid.block_1.as_ref().expect("classic middle").forward(x);
         check("decoder.mid.block_1".into(), &x, PIXEL_TOLERANCE);
-        x = decoder.mid.attn_1.forward(x);
+        x = decoder.mid.attn_1.as_ref().expect("classic middle").forward(x);
         check("decoder.mid.attn_1".into(), &x, PIXEL_TOLERANCE);
-        x = decoder.mid.block_2.forward(x);
+        x = decoder.mid.block_2.as_ref().expect("classic middle").forward(x);
         check("decoder.mid.block_2".into(), &x, PIXEL_TOLERANCE);
         for (l, level) in decoder.up.iter().enumerate().rev() {
             for (b, block) in level.block.iter().enumerate() {
@@ -348,7 +363,7 @@ fn rectangles_odd_floors_and_the_patch_entry_have_the_right_shapes() {
         dec_mult: vec![1, 2],
         dec_blocks: vec![1, 1],
         z_channels: 5,
-        ..VqConfig::mini()
+        ..classic()
     };
     for (patch_size, (height, width)) in [(4, (24, 40)), (1, (5, 9)), (2, (8, 6))] {
         let config = VqConfig {
@@ -404,7 +419,7 @@ fn gradients_reach_the_encoder_through_the_codes() {
         enc_blocks: vec![1],
         dec_mult: vec![1],
         dec_blocks: vec![1],
-        ..VqConfig::mini()
+        ..classic()
     };
     let vq = Vq::new(&config, &device).expect("config");
     let pixels = noise("pixels", [1, 8, 8, 3], &device);
@@ -450,7 +465,7 @@ fn bad_input_is_an_error_with_a_hint() {
     let vq = Vq::new(
         &VqConfig {
             ch: 4,
-            ..VqConfig::mini()
+            ..classic()
         },
         &device,
     )
@@ -480,34 +495,63 @@ fn bad_input_is_an_error_with_a_hint() {
     for bad in [
         VqConfig {
             z_channels: 0,
-            ..VqConfig::mini()
+            ..classic()
         },
         VqConfig {
             z_channels: 60,
-            ..VqConfig::mini()
+            ..classic()
         },
         VqConfig {
             patch_size: 0,
-            ..VqConfig::mini()
+            ..classic()
         },
         VqConfig {
             ch: 33,
-            ..VqConfig::mini()
+            ..classic()
         },
         VqConfig {
             ch: usize::MAX,
-            ..VqConfig::mini()
+            ..classic()
         },
         VqConfig {
             dec_mult: vec![1],
-            ..VqConfig::mini()
+            ..classic()
         },
         VqConfig {
             enc_blocks: vec![1, 0, 1],
-            ..VqConfig::mini()
+            ..classic()
+        },
+        VqConfig {
+            dec_blocks: vec![0, 1, 1],
+            ..classic()
         },
     ] {
         let error = Vq::new(&bad, &device).expect_err("refused");
         assert!(error.to_string().contains("hint:"), "{error}");
+    }
+}
+
+#[test]
+fn transformer_middle_encodes_decodes_and_refuses_other_sizes() {
+    let device = device();
+    let config = VqConfig {
+        ch: 64,
+        resolution: 32,
+        ..VqConfig::mini()
+    };
+    let vq = Vq::new(&config, &device).expect("config");
+    let indices = vq.encode(noise("pixels", [2, 32, 32, 3], &device)).expect("indices");
+    assert_eq!(indices.len(), 2 * config.num_positions());
+    let pictures = vq.decode_indices(&indices, 2, 2).expect("pictures");
+    assert_eq!(pictures.dims(), [2, 32, 32, 3]);
+    let error = vq.encode(Tensor::zeros([1, 32, 48, 3], &device)).expect_err("refused");
+    assert!(matches!(error, VqError::OnlyResolution { .. }));
+    let error = vq.decode_indices(&indices, 2, 4).expect_err("refused");
+    assert!(matches!(error, VqError::OnlyResolution { .. }));
+    for bad in [
+        VqConfig { ch: 224, ..config.clone() },
+        VqConfig { dec_transformer_blocks: 1000, ..config },
+    ] {
+        assert!(matches!(Vq::new(&bad, &device), Err(VqError::Config { .. })));
     }
 }

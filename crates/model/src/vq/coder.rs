@@ -70,7 +70,7 @@ impl Encoder {
         Self {
             conv_in: Conv2d::new(pixels, config.ch, 3, device),
             down,
-            mid: Mid::new(channels, device),
+            mid: Mid::new(channels, config.enc_transformer_blocks, config.num_positions(), device),
             norm_out: GroupNorm::new(channels, device),
             conv_out: Conv2d::new(channels, config.z_channels, 3, device),
             quant_conv: Conv2d::new(config.z_channels, config.z_channels, 1, device),
@@ -134,7 +134,7 @@ impl Decoder {
         Self {
             post_quant_conv: Conv2d::new(config.z_channels, config.z_channels, 1, device),
             conv_in: Conv2d::new(config.z_channels, of_level(coarsest), 3, device),
-            mid: Mid::new(of_level(coarsest), device),
+            mid: Mid::new(of_level(coarsest), config.dec_transformer_blocks, config.num_positions(), device),
             up,
             norm_out: GroupNorm::new(of_level(0), device),
             conv_out: Conv2d::new(of_level(0), pixels, 3, device),

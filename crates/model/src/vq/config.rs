@@ -23,6 +23,12 @@ pub struct VqConfig {
     pub dec_mult: Vec<usize>,
     /// Residual blocks of each decoder level.
     pub dec_blocks: Vec<usize>,
+    /// Transformer blocks in the encoder's middle, in place of its convolutions and attention; 0 is MAGVIT-v2 exactly.
+    #[serde(default)]
+    pub enc_transformer_blocks: usize,
+    /// The same in the decoder's middle.
+    #[serde(default)]
+    pub dec_transformer_blocks: usize,
     /// Bits of a code; the codebook has `2^z_channels` entries.
     pub z_channels: usize,
     /// Side of the pictures the network is trained on; others work too.
@@ -40,24 +46,34 @@ impl VqConfig {
             enc_blocks: vec![4, 3, 4, 3, 4],
             dec_mult: vec![1, 1, 2, 2, 4],
             dec_blocks: vec![4, 4, 3, 4, 3],
+            enc_transformer_blocks: 0,
+            dec_transformer_blocks: 0,
             z_channels: 13,
             resolution: 256,
         }
     }
 
-    /// The tokenizer of the small model: 128 pixels, 64 tokens, the full codebook.
+    /// The tokenizer of the small model: 128 pixels, 64 tokens, the full codebook, transformer blocks at the token grid.
     pub fn mini() -> Self {
         Self {
             in_channels: 3,
-            patch_size: 4,
-            ch: 64,
-            enc_mult: vec![1, 2, 4],
-            enc_blocks: vec![1, 1, 1],
-            dec_mult: vec![1, 2, 4],
-            dec_blocks: vec![2, 2, 2],
+            patch_size: 16,
+            ch: 256,
+            enc_mult: vec![1],
+            enc_blocks: vec![0],
+            dec_mult: vec![1],
+            dec_blocks: vec![0],
+            enc_transformer_blocks: 3,
+            dec_transformer_blocks: 4,
             z_channels: 13,
             resolution: 128,
         }
+    }
+
+    /// Tokens of a picture of the training resolution.
+    pub fn num_positions(&self) -> usize {
+        let side = self.resolution / self.downsampling().max(1);
+        side * side
     }
 
     /// Number of codes.
@@ -77,6 +93,14 @@ impl VqConfig {
     pub fn grid(&self, height: usize, width: usize) -> Result<[usize; 2], VqError> {
         let down = self.downsampling();
         let fits = |side: usize| side >= down && side.is_multiple_of(self.patch_size);
+        let has_positions = self.enc_transformer_blocks + self.dec_transformer_blocks > 0;
+        if has_positions && [height, width] != [self.resolution; 2] {
+            return Err(VqError::OnlyResolution {
+                height,
+                width,
+                resolution: self.resolution,
+            });
+        }
         if fits(height) && fits(width) {
             Ok([height / down, width / down])
         } else {
@@ -111,10 +135,11 @@ impl VqConfig {
             ("dec_mult", &self.dec_mult),
             ("dec_blocks", &self.dec_blocks),
         ] {
-            if list.len() != levels || list.contains(&0) {
+            let least = usize::from(field.ends_with("mult"));
+            if list.len() != levels || list.iter().any(|&number| number < least) {
                 return wrong(
                     field,
-                    format!("{levels} numbers above 0"),
+                    format!("{levels} numbers of at least {least}"),
                     format!("{list:?}"),
                 );
             }
@@ -138,6 +163,44 @@ impl VqConfig {
                     "channels of every level up to 65536, and 32 divides them where they are more"
                         .into(),
                     format!("{} x {mult}", self.ch),
+                );
+            }
+        }
+        // Channels change in the first block of a level.
+        let mut enc_in = 1;
+        for (level, (&mult, &blocks)) in self.enc_mult.iter().zip(&self.enc_blocks).enumerate() {
+            let dec_in = self.dec_mult[(level + 1).min(levels - 1)];
+            let starved = [
+                ("enc_blocks", blocks == 0 && mult != enc_in),
+                ("dec_blocks", self.dec_blocks[level] == 0 && self.dec_mult[level] != dec_in),
+            ];
+            if let Some((field, _)) = starved.into_iter().find(|(_, starved)| *starved) {
+                return wrong(
+                    field,
+                    format!("a block in level {level}, where the channels change"),
+                    "0".into(),
+                );
+            }
+            enc_in = mult;
+        }
+        for (field, blocks, mult) in [
+            ("enc_transformer_blocks", self.enc_transformer_blocks, &self.enc_mult),
+            ("dec_transformer_blocks", self.dec_transformer_blocks, &self.dec_mult),
+        ] {
+            let channels = self.ch * mult.last().unwrap_or(&1);
+            let heads = super::transformer::num_heads(channels);
+            if blocks > 256 || (blocks > 0 && !channels.is_multiple_of(heads)) {
+                return wrong(
+                    field,
+                    "up to 256 over channels that 64 divides".into(),
+                    format!("{blocks} over {channels} channels"),
+                );
+            }
+            if blocks > 0 && !(1..=1 << 16).contains(&self.num_positions()) {
+                return wrong(
+                    "resolution",
+                    "1 to 65536 tokens".into(),
+                    self.num_positions().to_string(),
                 );
             }
         }

@@ -5,6 +5,8 @@ use burn::module::{Initializer, Module, Param};
 use burn::tensor::{Device, Tensor};
 use unif2ace_ops::{Activation, Conv2dOptions, attention, conv2d_nhwc, group_norm_nhwc, linear};
 
+use super::transformer::TransformerStack;
+
 const EPS: f64 = 1e-6;
 
 /// Groups of a norm over that many channels: 32, or one a channel where there are fewer.
@@ -187,31 +189,47 @@ impl AttnBlock {
     }
 }
 
-/// The middle of encoder and decoder.
+/// The middle of encoder and decoder: MAGVIT-v2's convolutions and attention, or a stack of transformer blocks.
 #[derive(Module, Debug)]
 pub struct Mid {
     /// Before the attention.
-    pub block_1: ResBlock,
+    pub block_1: Option<ResBlock>,
     /// Over the coarsest grid.
-    pub attn_1: AttnBlock,
+    pub attn_1: Option<AttnBlock>,
     /// After the attention.
-    pub block_2: ResBlock,
+    pub block_2: Option<ResBlock>,
+    /// In place of the three above.
+    pub transformer: Option<TransformerStack>,
 }
 
 impl Mid {
-    /// A new middle.
-    pub fn new(channels: usize, device: &Device) -> Self {
+    /// A new middle; with `num_transformer_blocks` above 0 it is transformer blocks over `num_positions` places.
+    pub fn new(channels: usize, num_transformer_blocks: usize, num_positions: usize, device: &Device) -> Self {
+        let classic = num_transformer_blocks == 0;
         Self {
-            block_1: ResBlock::new(channels, channels, device),
-            attn_1: AttnBlock::new(channels, device),
-            block_2: ResBlock::new(channels, channels, device),
+            block_1: classic.then(|| ResBlock::new(channels, channels, device)),
+            attn_1: classic.then(|| AttnBlock::new(channels, device)),
+            block_2: classic.then(|| ResBlock::new(channels, channels, device)),
+            transformer: (!classic)
+                .then(|| TransformerStack::new(num_transformer_blocks, num_positions, channels, device)),
         }
     }
 
     /// Shape kept.
-    pub fn forward(&self, x_BHWC: Tensor<4>) -> Tensor<4> {
-        let x_BHWC = self.attn_1.forward(self.block_1.forward(x_BHWC));
-        self.block_2.forward(x_BHWC)
+    pub fn forward(&self, mut x_BHWC: Tensor<4>) -> Tensor<4> {
+        if let Some(block) = &self.block_1 {
+            x_BHWC = block.forward(x_BHWC);
+        }
+        if let Some(attention) = &self.attn_1 {
+            x_BHWC = attention.forward(x_BHWC);
+        }
+        if let Some(block) = &self.block_2 {
+            x_BHWC = block.forward(x_BHWC);
+        }
+        match &self.transformer {
+            Some(stack) => stack.forward(x_BHWC),
+            None => x_BHWC,
+        }
     }
 }
 

@@ -7,6 +7,7 @@ mod coder;
 mod config;
 pub mod layers;
 mod quantizer;
+mod transformer;
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
@@ -67,6 +68,18 @@ pub enum VqError {
         position: usize,
         /// Number of codes.
         codebook_size: usize,
+    },
+    /// A size that position vectors don't cover.
+    #[error(
+        "token grid: expected a picture of {resolution}x{resolution} pixels, found {height}x{width}\nhint: resize and crop first; this tokenizer has position vectors for one size"
+    )]
+    OnlyResolution {
+        /// Rows of pixels.
+        height: usize,
+        /// Columns of pixels.
+        width: usize,
+        /// The only side.
+        resolution: usize,
     },
     /// Indices that do not fill whole grids.
     #[error(
@@ -161,6 +174,8 @@ impl Vq {
     ) -> Result<Tensor<4>, VqError> {
         let device = self.decoder.conv_in.weight.val().device();
         let codes_BhwC = lookup(indices, [height, width], self.config.z_channels, &device)?;
+        let down = self.config.downsampling();
+        self.config.grid(height * down, width * down)?;
         Ok(self.decode_codes(codes_BhwC))
     }
 }

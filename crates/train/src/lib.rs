@@ -1,1 +1,22 @@
-//! Part of unif2ace.
+//! Training of every part of the mini model from one TOML recipe each.
+//!
+//! A run is a function of its recipe: data order, augmentation and noise are drawn from keyed random numbers, so it can be
+//! interrupted at any step and resumed from its last checkpoint.
+#![allow(non_snake_case)] // tensor names carry their shape: B batch, L sequence, N image tokens, D width, H height, W width
+
+pub mod batches;
+pub mod checkpoint;
+pub mod error;
+pub mod export;
+pub mod interrupt;
+pub mod optim;
+pub mod params;
+pub mod recipe;
+mod run;
+pub mod tasks;
+pub mod trainer;
+
+pub use error::{Result, TrainError};
+pub use recipe::Recipe;
+pub use run::run;
+pub use trainer::{Outcome, Session};

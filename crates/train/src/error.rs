@@ -1,0 +1,49 @@
+//! What can go wrong while training.
+
+use std::path::PathBuf;
+
+/// An error of a training run.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainError {
+    /// The recipe can't be used.
+    #[error("recipe {}: {reason}", path.display())]
+    Recipe {
+        /// The recipe.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A checkpoint can't be used.
+    #[error("checkpoint {}: {reason}", path.display())]
+    Checkpoint {
+        /// The checkpoint folder.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The loss is no longer a number.
+    #[error("step {step}: the loss is {value}; the last checkpoint is untouched\n  hint: lower `learning_rate` or set `max_grad_norm`, then continue with --resume")]
+    NotFinite {
+        /// The step that gave it.
+        step: u64,
+        /// NaN or an infinity.
+        value: f32,
+    },
+    /// A tensor operation gave data of an unexpected kind.
+    #[error("{operation}: {reason}")]
+    Tensor {
+        /// What was done.
+        operation: &'static str,
+        /// What was found.
+        reason: String,
+    },
+    /// The run's text tokenizer, image or attribute data can't be used.
+    #[error("{0}")]
+    Data(String),
+    /// The disk.
+    #[error(transparent)]
+    Io(#[from] unif2ace_io::IoError),
+}
+
+/// Result of a training operation.
+pub type Result<T> = std::result::Result<T, TrainError>;

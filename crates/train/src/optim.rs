@@ -1,0 +1,120 @@
+//! AdamW over a module's named parameters, with clipping by the global norm and a moving average of the weights.
+//!
+//! State is keyed by the parameter's path, never by burn's random `ParamId`, so that a resumed run finds its moments.
+
+use std::collections::BTreeMap;
+
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::optim::GradientsParams;
+use burn::tensor::{Gradients, Tensor};
+use unif2ace_ops::{AdamWParams, adamw_step};
+
+use crate::error::{Result, TrainError};
+use crate::params::{HostTensor, HostTensors, map_parameters, tensor_values};
+use crate::recipe::OptimizerConfig;
+
+/// First and second moments, and the averaged weights, of every parameter.
+#[derive(Debug, Default)]
+pub struct OptimizerState {
+    /// First moments by path.
+    pub first: HostTensors,
+    /// Second moments by path.
+    pub second: HostTensors,
+    /// Exponential moving average of the weights by path; empty when off.
+    pub ema: HostTensors,
+    /// Updates done.
+    pub num_updates: u64,
+}
+
+/// Gradients of one step by path, and their norm.
+pub struct HostGradients {
+    tensors: BTreeMap<String, Vec<f32>>,
+    /// Euclidean norm over all of them.
+    pub norm: f64,
+}
+
+/// Takes the gradients of `module`'s parameters out of `gradients`.
+pub fn collect_gradients<M: Module>(module: &M, gradients: Gradients) -> HostGradients {
+    struct Collect {
+        path: Vec<String>,
+        gradients: GradientsParams,
+        out: BTreeMap<String, Vec<f32>>,
+    }
+    impl ModuleVisitor for Collect {
+        fn enter_module(&mut self, name: &str, _container: &str) {
+            self.path.push(name.to_owned());
+        }
+        fn exit_module(&mut self, _name: &str, _container: &str) {
+            self.path.pop();
+        }
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if let Some(gradient) = self.gradients.remove::<D>(param.id) {
+                self.out.insert(self.path.join("."), tensor_values(gradient));
+            }
+        }
+    }
+    let gradients = GradientsParams::from_grads(gradients, module);
+    let mut collect = Collect { path: Vec::new(), gradients, out: BTreeMap::new() };
+    module.visit(&mut collect);
+    let square = |values: &Vec<f32>| values.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>();
+    let norm = collect.out.values().map(square).sum::<f64>().sqrt();
+    HostGradients { tensors: collect.out, norm }
+}
+
+impl OptimizerState {
+    /// One AdamW update (Loshchilov and Hutter 2019) with bias correction; parameters without a gradient stay as they are.
+    /// Weight decay acts on tensors of two or more axes.
+    ///
+    /// # Errors
+    /// When the gradient norm is not finite; nothing has changed then.
+    pub fn update<M: Module>(
+        &mut self,
+        module: M,
+        mut gradients: HostGradients,
+        config: &OptimizerConfig,
+        learning_rate: f64,
+    ) -> Result<M> {
+        if !gradients.norm.is_finite() {
+            return Err(TrainError::NotFinite { step: self.num_updates, value: gradients.norm as f32 });
+        }
+        self.num_updates += 1;
+        let scale = if config.max_grad_norm > 0.0 && gradients.norm > config.max_grad_norm {
+            (config.max_grad_norm / gradients.norm) as f32
+        } else {
+            1.0
+        };
+        let [beta1, beta2] = config.betas;
+        let updates = self.num_updates.min(1 << 30) as i32;
+        // A young average follows the weights closely; otherwise it would remember the random start.
+        let ema_decay = config.ema_decay.min((1.0 + updates as f64) / (10.0 + updates as f64)) as f32;
+        let module = map_parameters(module, |path, shape, values| {
+            let Some(mut gradient) = gradients.tensors.remove(path) else { return };
+            if scale != 1.0 {
+                gradient.iter_mut().for_each(|g| *g *= scale);
+            }
+            let zeros = || HostTensor { shape: shape.to_vec(), values: vec![0.0; values.len()] };
+            let first = self.first.entry(path.to_owned()).or_insert_with(zeros);
+            let second = self.second.entry(path.to_owned()).or_insert_with(zeros);
+            let hyper = AdamWParams {
+                lr: learning_rate as f32,
+                beta1: beta1 as f32,
+                beta2: beta2 as f32,
+                eps: config.eps as f32,
+                weight_decay: if shape.len() >= 2 { config.weight_decay as f32 } else { 0.0 },
+                bias_correction1: (1.0 - beta1.powi(updates)) as f32,
+                bias_correction2: (1.0 - beta2.powi(updates)) as f32,
+            };
+            adamw_step(values, &gradient, &mut first.values, &mut second.values, &hyper);
+            if config.ema_decay > 0.0 {
+                let ema = self.ema.entry(path.to_owned()).or_insert_with(|| HostTensor {
+                    shape: shape.to_vec(),
+                    values: values.to_vec(),
+                });
+                for (average, &value) in ema.values.iter_mut().zip(values.iter()) {
+                    *average += (1.0 - ema_decay) * (value - *average);
+                }
+            }
+        });
+        Ok(module)
+    }
+}

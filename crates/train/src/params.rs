@@ -1,0 +1,99 @@
+//! A module's parameters as named plain vectors: the form that checkpoints, moving averages and the optimiser share.
+
+use std::collections::BTreeMap;
+
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::tensor::{Tensor, TensorData};
+
+/// Shape and values of one tensor.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HostTensor {
+    /// Axis lengths.
+    pub shape: Vec<usize>,
+    /// Row-major values.
+    pub values: Vec<f32>,
+}
+
+/// Tensors by their path in the module, `model.layers.0.weight`.
+pub type HostTensors = BTreeMap<String, HostTensor>;
+
+/// Copies all float parameters of a module to the host.
+pub fn parameters<M: Module>(module: &M) -> HostTensors {
+    struct Collect {
+        path: Vec<String>,
+        out: HostTensors,
+    }
+    impl ModuleVisitor for Collect {
+        fn enter_module(&mut self, name: &str, _container: &str) {
+            self.path.push(name.to_owned());
+        }
+        fn exit_module(&mut self, _name: &str, _container: &str) {
+            self.path.pop();
+        }
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let tensor = param.val();
+            let shape = tensor.dims().to_vec();
+            let values = tensor_values(tensor);
+            self.out.insert(self.path.join("."), HostTensor { shape, values });
+        }
+    }
+    let mut collect = Collect { path: Vec::new(), out: BTreeMap::new() };
+    module.visit(&mut collect);
+    collect.out
+}
+
+/// Puts host values into the parameters of the same names; names that `tensors` lacks keep their values.
+/// Returns the module and the names that were not found or had another shape.
+pub fn with_parameters<M: Module>(module: M, tensors: &HostTensors) -> (M, Vec<String>) {
+    let mut problems = Vec::new();
+    let module = map_parameters(module, |path, shape, values| match tensors.get(path) {
+        Some(found) if found.shape == shape => values.copy_from_slice(&found.values),
+        Some(found) => problems.push(format!("{path}: expected shape {shape:?}, found {:?}", found.shape)),
+        None => problems.push(format!("{path}: missing")),
+    });
+    (module, problems)
+}
+
+/// Changes every float parameter in place on the host: `change(path, shape, values)`.
+pub fn map_parameters<M: Module>(module: M, change: impl FnMut(&str, &[usize], &mut [f32])) -> M {
+    struct Change<F> {
+        path: Vec<String>,
+        change: F,
+    }
+    impl<F: FnMut(&str, &[usize], &mut [f32])> ModuleMapper for Change<F> {
+        fn enter_module(&mut self, name: &str, _container: &str) {
+            self.path.push(name.to_owned());
+        }
+        fn exit_module(&mut self, _name: &str, _container: &str) {
+            self.path.pop();
+        }
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            let path = self.path.join(".");
+            let (id, tensor, mapper) = param.consume();
+            let device = tensor.device();
+            let requires_grad = tensor.is_require_grad();
+            let shape = tensor.dims();
+            let mut values = tensor_values(tensor);
+            (self.change)(&path, &shape, &mut values);
+            let mut tensor = Tensor::from_data(TensorData::new(values, shape), &device);
+            if requires_grad {
+                tensor = tensor.require_grad();
+            }
+            Param::from_mapped_value(id, tensor, mapper)
+        }
+    }
+    module.map(&mut Change { path: Vec::new(), change })
+}
+
+/// Values of a float tensor in row-major order, as f32; leaves any graph behind.
+pub fn tensor_values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+    let data = tensor.into_data();
+    match data.try_into_vec::<f32>() {
+        Ok(values) => values,
+        // Only a tensor of another float type comes here.
+        Err(error) => {
+            debug_assert!(false, "parameters are f32: {error:?}");
+            Vec::new()
+        }
+    }
+}

@@ -1,0 +1,343 @@
+//! One TOML file per training run: typed, read once, unknown keys refused.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use unif2ace_model::config::ModelConfig;
+use unif2ace_model::vq::VqConfig;
+
+use crate::error::{Result, TrainError};
+
+/// A training run: what is trained is told by which of the model sections is present (exactly one).
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// Where the run lives and what it ends with.
+    pub run: RunConfig,
+    /// The face set.
+    pub data: DataConfig,
+    /// Optimiser and schedule; absent for the tokenizer.
+    pub optimizer: Option<OptimizerConfig>,
+    /// Byte-pair encoding of the text.
+    pub tokenizer: Option<TokenizerRecipe>,
+    /// The VQ image tokenizer.
+    pub vq: Option<VqRecipe>,
+    /// The face-attribute network.
+    pub face: Option<FaceRecipe>,
+    /// The CLIP encoder pair.
+    pub clip: Option<ClipRecipe>,
+    /// The unified transformer.
+    pub unified: Option<UnifiedRecipe>,
+}
+
+/// Where a run keeps its files, how often it reports.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunConfig {
+    /// Folder of checkpoints, metrics and sample sheets.
+    pub output: PathBuf,
+    /// Model folder that the finished part is written into.
+    pub export: PathBuf,
+    /// Seed of everything random in the run.
+    pub seed: u64,
+    /// Steps between two lines of metrics.
+    #[serde(default = "default_log_every")]
+    pub log_every: u64,
+    /// Steps between two evaluations with a sample sheet; 0 for only at the end.
+    #[serde(default)]
+    pub evaluate_every: u64,
+    /// Steps between two checkpoints.
+    #[serde(default = "default_checkpoint_every")]
+    pub checkpoint_every: u64,
+    /// `f32` or `bf16`: the precision of matrix products on the CPU; weights and sums stay f32.
+    #[serde(default)]
+    pub precision: PrecisionName,
+}
+
+/// Name of a compute precision.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PrecisionName {
+    /// 32-bit floats.
+    #[default]
+    F32,
+    /// bfloat16 factors, f32 sums.
+    Bf16,
+}
+
+/// The face set's folder.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataConfig {
+    /// Folder with `train/`, `val/` and `test/` of WebDataset shards.
+    pub path: PathBuf,
+    /// Use only the first so many training samples (0: all).
+    #[serde(default)]
+    pub limit: usize,
+}
+
+/// Shape of the learning rate over a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ScheduleName {
+    /// Linear warm-up, then half a cosine to `min_lr_ratio`.
+    Cosine,
+    /// Linear warm-up, then constant.
+    Constant,
+    /// Linear warm-up, constant, and a linear fall over the last `decay_ratio` of the steps.
+    Wsd,
+}
+
+/// AdamW and its learning-rate schedule.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OptimizerConfig {
+    /// Peak learning rate.
+    pub learning_rate: f64,
+    /// Rows per step.
+    pub batch_size: usize,
+    /// Steps of the whole run.
+    pub num_steps: u64,
+    /// Decay rates of the two moments.
+    #[serde(default = "default_betas")]
+    pub betas: [f64; 2],
+    /// Denominator guard.
+    #[serde(default = "default_eps")]
+    pub eps: f64,
+    /// Decoupled weight decay, on tensors of two or more axes only.
+    #[serde(default)]
+    pub weight_decay: f64,
+    /// Steps of linear warm-up.
+    #[serde(default)]
+    pub warmup_steps: u64,
+    /// Shape of the schedule.
+    #[serde(default = "default_schedule")]
+    pub schedule: ScheduleName,
+    /// Last learning rate as a fraction of the peak.
+    #[serde(default)]
+    pub min_lr_ratio: f64,
+    /// Part of the run over which `wsd` falls.
+    #[serde(default = "default_decay_ratio")]
+    pub decay_ratio: f64,
+    /// Global norm at which gradients are clipped; 0 for never.
+    #[serde(default)]
+    pub max_grad_norm: f64,
+    /// Decay of the moving average of the weights that is evaluated and exported; 0 for none.
+    #[serde(default)]
+    pub ema_decay: f64,
+}
+
+impl OptimizerConfig {
+    /// Learning rate of step `step` (the first is 0).
+    pub fn learning_rate_at(&self, step: u64) -> f64 {
+        if step < self.warmup_steps {
+            return self.learning_rate * (step + 1) as f64 / self.warmup_steps as f64;
+        }
+        let total = self.num_steps.max(self.warmup_steps + 1);
+        let done = (step - self.warmup_steps) as f64 / (total - self.warmup_steps) as f64;
+        let shape = match self.schedule {
+            ScheduleName::Constant => 1.0,
+            ScheduleName::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * done.min(1.0)).cos()),
+            ScheduleName::Wsd => {
+                let left = (1.0 - step as f64 / total as f64).max(0.0);
+                (left / self.decay_ratio.max(1e-9)).min(1.0)
+            }
+        };
+        self.learning_rate * (self.min_lr_ratio + (1.0 - self.min_lr_ratio) * shape)
+    }
+}
+
+/// Byte-pair encoding.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenizerRecipe {
+    /// Entries in all, the end-of-text token included.
+    pub vocab_size: usize,
+    /// Paraphrased captions per training sample that are added to the set's own text.
+    #[serde(default)]
+    pub num_paraphrases: usize,
+}
+
+/// The VQ tokenizer.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VqRecipe {
+    /// Network sizes.
+    pub config: VqConfig,
+    /// Weight of the commitment loss.
+    pub commit_weight: f64,
+    /// Weight of the entropy loss (certain tokens, even use of the bits).
+    pub entropy_weight: f64,
+    /// Weight of the mean absolute error beside the squared error.
+    #[serde(default)]
+    pub l1_weight: f64,
+}
+
+/// The attribute network.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FaceRecipe {
+    /// Network sizes; the heads are the attribute schema's.
+    pub config: toml::Table,
+    /// Largest random shift in pixels.
+    #[serde(default)]
+    pub max_shift: usize,
+    /// Smoothing of the target distribution.
+    #[serde(default)]
+    pub label_smoothing: f64,
+}
+
+/// The contrastive pair.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClipRecipe {
+    /// Network sizes.
+    pub config: toml::Table,
+    /// `face.safetensors` whose vision trunk the vision tower starts from.
+    pub init_vision_from: Option<PathBuf>,
+    /// Largest random shift in pixels.
+    #[serde(default)]
+    pub max_shift: usize,
+}
+
+/// The unified transformer.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UnifiedRecipe {
+    /// Network sizes.
+    pub config: ModelConfig,
+    /// Continue from this `model.safetensors` (weights only).
+    pub init_from: Option<PathBuf>,
+    /// Part of each step's rows that are text to image; the others are understanding.
+    pub t2i_fraction: f64,
+    /// Probability that a prompt is dropped, for classifier-free guidance.
+    pub cond_dropout_prob: f64,
+    /// Weight of the score term.
+    pub score_alpha: f64,
+    /// `only-mask`, `only-score` or `d3diff`.
+    pub loss: String,
+    /// Weight of the text loss of understanding.
+    pub mmu_coeff: f64,
+    /// Weight of the generation loss.
+    pub t2i_coeff: f64,
+    /// Weights of the balance losses of the generation and the understanding group.
+    pub balance_weights: [f64; 2],
+    /// Part of the captions that are own paraphrases of the attributes.
+    pub paraphrase_fraction: f64,
+    /// Questions packed into one understanding row.
+    pub questions_per_row: usize,
+}
+
+fn default_log_every() -> u64 {
+    20
+}
+fn default_checkpoint_every() -> u64 {
+    500
+}
+fn default_betas() -> [f64; 2] {
+    [0.9, 0.99]
+}
+fn default_eps() -> f64 {
+    1e-8
+}
+fn default_schedule() -> ScheduleName {
+    ScheduleName::Cosine
+}
+fn default_decay_ratio() -> f64 {
+    0.3
+}
+
+impl Recipe {
+    /// Reads and checks a recipe.
+    ///
+    /// # Errors
+    /// When the file can't be read, a key is unknown or missing, or not exactly one part is named.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = unif2ace_io::read_to_string_capped(path, 1 << 20)?;
+        Self::parse(&text).map_err(|reason| TrainError::Recipe {
+            path: path.to_path_buf(),
+            reason,
+        })
+    }
+
+    fn parse(text: &str) -> std::result::Result<Self, String> {
+        let recipe: Self = toml::from_str(text).map_err(|error| error.to_string())?;
+        let parts = [
+            recipe.tokenizer.is_some(),
+            recipe.vq.is_some(),
+            recipe.face.is_some(),
+            recipe.clip.is_some(),
+            recipe.unified.is_some(),
+        ];
+        let named = parts.iter().filter(|&&present| present).count();
+        if named != 1 {
+            return Err(format!(
+                "expected exactly one of [tokenizer], [vq], [face], [clip], [unified], found {named}"
+            ));
+        }
+        match &recipe.optimizer {
+            None if recipe.tokenizer.is_none() => {
+                return Err("section [optimizer] is missing".into());
+            }
+            Some(optimizer) if optimizer.batch_size == 0 || optimizer.num_steps == 0 => {
+                return Err("batch_size and num_steps must be at least 1".into());
+            }
+            _ => {}
+        }
+        Ok(recipe)
+    }
+
+    /// The optimiser section, which every recipe but the tokenizer's has.
+    ///
+    /// # Errors
+    /// When it is absent.
+    pub fn optimizer(&self) -> Result<&OptimizerConfig> {
+        self.optimizer.as_ref().ok_or_else(|| TrainError::Recipe {
+            path: self.run.output.clone(),
+            reason: "section [optimizer] is missing".into(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn optimizer(schedule: ScheduleName) -> OptimizerConfig {
+        OptimizerConfig {
+            learning_rate: 1.0,
+            batch_size: 1,
+            num_steps: 110,
+            betas: default_betas(),
+            eps: 1e-8,
+            weight_decay: 0.0,
+            warmup_steps: 10,
+            schedule,
+            min_lr_ratio: 0.0,
+            decay_ratio: 0.5,
+            max_grad_norm: 0.0,
+            ema_decay: 0.0,
+        }
+    }
+
+    #[test]
+    fn warm_up_then_shape() {
+        let cosine = optimizer(ScheduleName::Cosine);
+        assert!((cosine.learning_rate_at(0) - 0.1).abs() < 1e-12);
+        assert!((cosine.learning_rate_at(10) - 1.0).abs() < 1e-12);
+        assert!((cosine.learning_rate_at(60) - 0.5).abs() < 1e-12);
+        let wsd = optimizer(ScheduleName::Wsd);
+        assert!((wsd.learning_rate_at(40) - 1.0).abs() < 1e-12);
+        assert!((wsd.learning_rate_at(82) - (28.0 / 110.0 / 0.5)).abs() < 1e-12);
+        assert!((optimizer(ScheduleName::Constant).learning_rate_at(109) - 1.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn unknown_keys_and_missing_parts_are_refused() {
+        let base = "[run]\noutput='r'\nexport='m'\nseed=1\n[data]\npath='d'\n";
+        assert!(Recipe::parse(base).unwrap_err().contains("exactly one"));
+        let unknown = format!("{base}[tokenizer]\nvocab_size=10\nvocab=3\n");
+        assert!(Recipe::parse(&unknown).unwrap_err().contains("vocab"));
+        assert!(Recipe::parse(&format!("{base}[tokenizer]\nvocab_size=10\n")).is_ok());
+    }
+}

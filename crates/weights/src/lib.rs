@@ -1,1 +1,24 @@
-//! Part of unif2ace.
+//! Weights in and out of modules: safetensors files (single or sharded, float32, bfloat16, float16), names by module path, checks
+//! that list every difference by name, atomic saving, and the import of Show-o and MAGVIT-v2 checkpoints.
+//!
+//! Pickles (`.bin`, `.pt`, `.ckpt`) are refused: reading one runs the program inside it.
+
+mod dtype;
+mod error;
+mod file;
+mod header;
+pub mod import;
+pub mod manifest;
+mod module;
+mod set;
+mod source;
+mod write;
+
+pub use dtype::{DType, FloatType};
+pub use error::{LoadError, Problem, Result, WeightsError};
+pub use file::SafetensorsFile;
+pub use header::TensorInfo;
+pub use module::{NameMap, assign_param_ids, load_into, named_parameters, param_id, save_module};
+pub use set::SafetensorsDir;
+pub use source::{HostTensor, HostTensors, TensorSource};
+pub use write::{SafetensorsWriter, TensorSpec};

@@ -1,0 +1,297 @@
+//! Modules seen as named parameters: the name is the path of fields and indices, joined by dots.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
+use burn::tensor::{Tensor, TensorData};
+
+use crate::{
+    FloatType, Problem, Result, SafetensorsWriter, TensorSource, TensorSpec, WeightsError,
+};
+
+/// The id of the parameter at `path`: FNV-1a, 64 bits, of the path.
+///
+/// Optimiser state is keyed by parameter id. Random ids would be new in each process, and a resumed run would silently lose its
+/// moments; ids that follow from the path are the same in every process.
+pub fn param_id(path: &str) -> ParamId {
+    let hash = path.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
+    ParamId::from(hash)
+}
+
+/// Name and shape of every float parameter, in the module's order; nothing is initialised by it.
+pub fn named_parameters<M: Module>(module: &M) -> Vec<(String, Vec<usize>)> {
+    struct Names {
+        path: Vec<String>,
+        out: Vec<(String, Vec<usize>)>,
+    }
+    impl ModuleVisitor for Names {
+        fn enter_module(&mut self, name: &str, _container: &str) {
+            self.path.push(name.to_owned());
+        }
+
+        fn exit_module(&mut self, _name: &str, _container: &str) {
+            self.path.pop();
+        }
+
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            self.out
+                .push((self.path.join("."), param.lazy_shape().to_vec()));
+        }
+    }
+    let mut names = Names {
+        path: Vec::new(),
+        out: Vec::new(),
+    };
+    module.visit(&mut names);
+    names.out
+}
+
+/// The module with ids that follow from the paths; values stay as they are.
+pub fn assign_param_ids<M: Module>(module: M) -> M {
+    struct Assign {
+        path: Vec<String>,
+    }
+    impl ModuleMapper for Assign {
+        fn enter_module(&mut self, name: &str, _container: &str) {
+            self.path.push(name.to_owned());
+        }
+
+        fn exit_module(&mut self, _name: &str, _container: &str) {
+            self.path.pop();
+        }
+
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            let (_, tensor, mapper) = param.consume();
+            Param::from_mapped_value(param_id(&self.path.join(".")), tensor, mapper)
+        }
+    }
+    module.map(&mut Assign { path: Vec::new() })
+}
+
+/// How names of a module become names of a source: the first rule whose prefix fits replaces that prefix.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NameMap {
+    rules: Vec<(String, String)>,
+    ignored: Vec<String>,
+}
+
+impl NameMap {
+    /// Equal names, every tensor of the source is expected.
+    pub fn identity() -> Self {
+        Self::default()
+    }
+
+    /// Names that start with `module_prefix` start with `source_prefix` in the source. Whole path parts must fit unless the prefix
+    /// is empty or ends with a dot.
+    #[must_use]
+    pub fn replace(mut self, module_prefix: &str, source_prefix: &str) -> Self {
+        self.rules
+            .push((module_prefix.to_string(), source_prefix.to_string()));
+        self
+    }
+
+    /// Tensors of the source that start with `source_prefix` may stay unused.
+    #[must_use]
+    pub fn ignore(mut self, source_prefix: &str) -> Self {
+        self.ignored.push(source_prefix.to_string());
+        self
+    }
+
+    /// The source's name for a module's parameter.
+    pub fn source_name(&self, module_name: &str) -> String {
+        for (module_prefix, source_prefix) in &self.rules {
+            if let Some(rest) = module_name.strip_prefix(module_prefix.as_str())
+                && (rest.is_empty()
+                    || rest.starts_with('.')
+                    || module_prefix.is_empty()
+                    || module_prefix.ends_with('.'))
+            {
+                return format!("{source_prefix}{rest}");
+            }
+        }
+        module_name.to_string()
+    }
+
+    fn may_stay_unused(&self, source_name: &str) -> bool {
+        self.ignored
+            .iter()
+            .any(|prefix| source_name.starts_with(prefix.as_str()))
+    }
+}
+
+/// Compares `expected` names and shapes with a source; an empty list means that they fit.
+pub(crate) fn compare(
+    expected: &[(String, Vec<usize>)],
+    source: &impl TensorSource,
+    may_stay_unused: impl Fn(&str) -> bool,
+) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    let mut used = BTreeSet::new();
+    for (name, shape) in expected {
+        used.insert(name.as_str());
+        match source.tensor_shape(name) {
+            None => problems.push(Problem::Missing {
+                name: name.clone(),
+                shape: shape.clone(),
+            }),
+            Some(found) if found != *shape => {
+                problems.push(Problem::Misshapen {
+                    name: name.clone(),
+                    expected: shape.clone(),
+                    found,
+                });
+            }
+            Some(_) => {}
+        }
+        if let Some(found) = source.non_float_type(name) {
+            problems.push(Problem::WrongType {
+                name: name.clone(),
+                expected: "floats",
+                found,
+            });
+        }
+    }
+    for name in source.tensor_names() {
+        if !used.contains(name.as_str()) && !may_stay_unused(&name) {
+            let shape = source.tensor_shape(&name).unwrap_or_default();
+            problems.push(Problem::Unexpected { name, shape });
+        }
+    }
+    problems
+}
+
+/// Loads every float parameter of `module` from `source` and gives it the id that follows from its path. Device and gradient
+/// setting of each parameter stay as they are.
+///
+/// # Errors
+/// Lists every missing, unexpected and misshapen tensor before anything is read.
+pub fn load_into<M: Module>(module: M, source: &impl TensorSource, names: &NameMap) -> Result<M> {
+    let expected: Vec<_> = named_parameters(&module)
+        .into_iter()
+        .map(|(name, shape)| (names.source_name(&name), shape))
+        .collect();
+    let problems = compare(&expected, source, |name| names.may_stay_unused(name));
+    if !problems.is_empty() {
+        return Err(WeightsError::Mismatch {
+            origin: source.origin(),
+            target: "this model".to_string(),
+            problems,
+            hint: "config.json and weights must be of the same model",
+        });
+    }
+
+    struct Load<'a, S> {
+        path: Vec<String>,
+        source: &'a S,
+        names: &'a NameMap,
+        error: Option<WeightsError>,
+    }
+    impl<S: TensorSource> ModuleMapper for Load<'_, S> {
+        fn enter_module(&mut self, name: &str, _container: &str) {
+            self.path.push(name.to_owned());
+        }
+
+        fn exit_module(&mut self, _name: &str, _container: &str) {
+            self.path.pop();
+        }
+
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            if self.error.is_some() {
+                return param;
+            }
+            let name = self.path.join(".");
+            match self.source.values_f32(&self.names.source_name(&name)) {
+                Ok(values) => {
+                    let data = TensorData::new(values, param.lazy_shape());
+                    let tensor = Tensor::from_data(data, &param.lazy_device());
+                    param.transform_for_load(tensor, param_id(&name))
+                }
+                Err(error) => {
+                    self.error = Some(error);
+                    param
+                }
+            }
+        }
+    }
+    let mut load = Load {
+        path: Vec::new(),
+        source,
+        names,
+        error: None,
+    };
+    let module = module.map(&mut load);
+    match load.error {
+        Some(error) => Err(error),
+        None => Ok(module),
+    }
+}
+
+/// Saves every float parameter under its path in one safetensors file, tensor by tensor; the file is there completely or not at all.
+///
+/// # Errors
+/// When the file can't be written or a value doesn't fit into float16.
+pub fn save_module<M: Module>(
+    module: &M,
+    path: impl AsRef<Path>,
+    float: FloatType,
+    metadata: &BTreeMap<String, String>,
+) -> Result<()> {
+    let specs = named_parameters(module)
+        .into_iter()
+        .map(|(name, shape)| TensorSpec { name, shape })
+        .collect();
+    let mut writer = SafetensorsWriter::create(path, specs, float, metadata)?;
+    for_each_parameter(module, |name, values| writer.write(name, values))?;
+    writer.finish()
+}
+
+/// Calls `take` with name and values of every float parameter, in the module's order, until it fails.
+pub(crate) fn for_each_parameter<M: Module>(
+    module: &M,
+    take: impl FnMut(&str, &[f32]) -> Result<()>,
+) -> Result<()> {
+    struct Walk<F> {
+        path: Vec<String>,
+        take: F,
+        error: Option<WeightsError>,
+    }
+    impl<F: FnMut(&str, &[f32]) -> Result<()>> ModuleVisitor for Walk<F> {
+        fn enter_module(&mut self, name: &str, _container: &str) {
+            self.path.push(name.to_owned());
+        }
+
+        fn exit_module(&mut self, _name: &str, _container: &str) {
+            self.path.pop();
+        }
+
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if self.error.is_some() {
+                return;
+            }
+            let name = self.path.join(".");
+            let data = param.val().into_data();
+            let result = match data.as_slice::<f32>() {
+                Ok(values) => (self.take)(&name, values),
+                Err(_) => {
+                    // Parameters that a device keeps in half precision.
+                    let values: Vec<f32> = data.iter::<f32>().collect();
+                    (self.take)(&name, &values)
+                }
+            };
+            self.error = result.err();
+        }
+    }
+    let mut walk = Walk {
+        path: Vec::new(),
+        take,
+        error: None,
+    };
+    module.visit(&mut walk);
+    match walk.error {
+        Some(error) => Err(error),
+        None => Ok(()),
+    }
+}

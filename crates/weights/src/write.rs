@@ -1,0 +1,159 @@
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use unif2ace_io::{AtomicFile, IoError};
+
+use crate::dtype::encode_f32;
+use crate::header::{Header, TensorInfo, encode};
+use crate::{FloatType, Result, WeightsError};
+
+/// Values converted at once.
+const PIECE_VALUES: usize = 1 << 18;
+
+/// Name and shape of a tensor to be written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorSpec {
+    /// Tensor name.
+    pub name: String,
+    /// Axis lengths.
+    pub shape: Vec<usize>,
+}
+
+/// Writes a safetensors file tensor by tensor, so that only one has to be in memory. The file appears under its name when
+/// [`SafetensorsWriter::finish`] succeeds; dropped before, it leaves nothing behind.
+#[derive(Debug)]
+pub struct SafetensorsWriter {
+    path: PathBuf,
+    file: AtomicFile,
+    float: FloatType,
+    tensors: Vec<(String, TensorInfo)>,
+    next: usize,
+    buffer: Vec<u8>,
+}
+
+impl SafetensorsWriter {
+    /// Starts a file with the given tensors, all of one type, in this order. Equal input gives equal bytes.
+    ///
+    /// # Errors
+    /// When the folder isn't writable, a name is there twice, or a shape overflows.
+    pub fn create(
+        path: impl AsRef<Path>,
+        specs: Vec<TensorSpec>,
+        float: FloatType,
+        metadata: &BTreeMap<String, String>,
+    ) -> Result<Self> {
+        let path = path.as_ref().to_path_buf();
+        let mut end = 0u64;
+        let mut tensors = Vec::with_capacity(specs.len());
+        for spec in specs {
+            let start = end;
+            let sides = spec.shape.iter().map(|&side| side as u64);
+            let num_bytes = sides.fold(Some(float.dtype().num_bytes() as u64), |product, side| {
+                product?.checked_mul(side)
+            });
+            end = num_bytes
+                .and_then(|num_bytes| start.checked_add(num_bytes))
+                .ok_or_else(|| WeightsError::Write {
+                    path: path.clone(),
+                    name: spec.name.clone(),
+                    reason: format!("shape {:?} overflows", spec.shape),
+                })?;
+            tensors.push((
+                spec.name,
+                TensorInfo {
+                    dtype: float.dtype(),
+                    shape: spec.shape,
+                    range: (start, end),
+                },
+            ));
+        }
+        let header = Header {
+            tensors,
+            metadata: metadata.clone(),
+        };
+        let bytes = encode(&header).map_err(|reason| WeightsError::Write {
+            path: path.clone(),
+            name: "(header)".to_string(),
+            reason,
+        })?;
+        let file = AtomicFile::create(&path)?;
+        let mut writer = Self {
+            path,
+            file,
+            float,
+            tensors: header.tensors,
+            next: 0,
+            buffer: Vec::new(),
+        };
+        writer.put(&bytes)?;
+        Ok(writer)
+    }
+
+    fn put(&mut self, bytes: &[u8]) -> Result<()> {
+        let path = &self.path;
+        Ok(self
+            .file
+            .write_all(bytes)
+            .map_err(|source| IoError::system("write", path, source))?)
+    }
+
+    fn fail(&self, name: &str, reason: String) -> WeightsError {
+        WeightsError::Write {
+            path: self.path.clone(),
+            name: name.to_string(),
+            reason,
+        }
+    }
+
+    /// Writes the next tensor.
+    ///
+    /// # Errors
+    /// When it isn't the next one of the list, the number of values is wrong, a finite value doesn't fit into float16, or the disk
+    /// refuses.
+    pub fn write(&mut self, name: &str, values: &[f32]) -> Result<()> {
+        let Some((expected, info)) = self.tensors.get(self.next) else {
+            return Err(self.fail(name, "all tensors are written already".into()));
+        };
+        if expected != name {
+            return Err(self.fail(name, format!("expected {expected} next")));
+        }
+        if info.num_values() != values.len() {
+            let shape = info.shape.clone();
+            return Err(self.fail(
+                name,
+                format!("expected values for {shape:?}, found {}", values.len()),
+            ));
+        }
+        for piece in values.chunks(PIECE_VALUES) {
+            if self.float == FloatType::F16
+                && let Some(value) = piece
+                    .iter()
+                    .find(|value| value.is_finite() && half::f16::from_f32(**value).is_infinite())
+            {
+                return Err(self.fail(
+                    name,
+                    format!("{value} does not fit into float16; save as bf16 or f32"),
+                ));
+            }
+            let mut buffer = std::mem::take(&mut self.buffer);
+            buffer.clear();
+            encode_f32(self.float, piece, &mut buffer);
+            self.put(&buffer)?;
+            self.buffer = buffer;
+        }
+        self.next += 1;
+        Ok(())
+    }
+
+    /// Makes the file visible.
+    ///
+    /// # Errors
+    /// When tensors are missing or the disk refuses; nothing is left behind then.
+    pub fn finish(self) -> Result<()> {
+        if let Some((name, _)) = self.tensors.get(self.next) {
+            return Err(self.fail(name, "it was not written".into()));
+        }
+        Ok(self.file.commit()?)
+    }
+}

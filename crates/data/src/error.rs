@@ -1,61 +1,141 @@
-//! What can be wrong with data.
-
 use std::path::PathBuf;
 
-/// An error of reading or making data.
-#[derive(Debug, thiserror::Error)]
-pub enum DataError {
-    /// A folder can't be listed.
-    #[error("read folder {}: {source}\n  hint: give the folder that holds train/, val/ and test/", path.display())]
-    Folder {
-        /// The folder.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
+use unif2ace_image::ImageError;
+use unif2ace_io::IoError;
+
+/// Result of an operation on a face set, a text or a tokenizer.
+pub type Result<T, E = DataError> = std::result::Result<T, E>;
+
+/// What is wrong with one sample of a shard. The reader skips such a sample and goes on.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SampleFault {
+    /// A picture without its record, or a record without its picture.
+    #[error("expected KEY.json and KEY.webp, {missing} is missing")]
+    Incomplete {
+        /// The extension that is missing.
+        missing: &'static str,
     },
-    /// A folder without shards.
-    #[error("read folder {}: expected shards (*.tar), found none", path.display())]
-    NoShards {
-        /// The folder.
-        path: PathBuf,
+    /// The same member twice.
+    #[error("the member {name} occurs twice")]
+    Duplicate {
+        /// Name of the member.
+        name: String,
     },
-    /// A shard can't be read.
-    #[error("read shard {}: {source}\n  hint: the file is cut short or no tar file; fetch it again", path.display())]
-    Shard {
-        /// The shard.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// Too many broken samples.
-    #[error("read {}: {broken} of {total} samples are broken; the first is {first}", path.display())]
-    Broken {
-        /// The split's folder.
-        path: PathBuf,
-        /// Number of broken samples.
-        broken: usize,
-        /// Number of samples.
-        total: usize,
-        /// The first broken one.
-        first: String,
-    },
-    /// A picture can't be used.
-    #[error("picture of sample {key}: {reason}")]
-    Picture {
-        /// The sample.
-        key: String,
-        /// What is wrong.
+    /// The record isn't the JSON that was expected.
+    #[error("the record can't be read: {reason}")]
+    Record {
+        /// The JSON reader's message.
         reason: String,
     },
-    /// A tokenizer can't be trained, read or used.
-    #[error("tokenizer {path}: {reason}")]
-    Tokenizer {
-        /// The file, or where the text came from.
-        path: String,
-        /// What is wrong.
+    /// A value that the attribute schema doesn't know.
+    #[error("attribute {attribute} has the unknown value {value}")]
+    Attribute {
+        /// Name of the attribute.
+        attribute: String,
+        /// The value found.
+        value: String,
+    },
+    /// A member larger than a sample may be.
+    #[error("the member {name} holds {found} bytes, at most {cap} are accepted")]
+    TooLarge {
+        /// Name of the member.
+        name: String,
+        /// Bytes declared in the archive.
+        found: u64,
+        /// The cap.
+        cap: u64,
+    },
+    /// The picture can't be decoded.
+    #[error("the picture can't be decoded: {reason}")]
+    Picture {
+        /// The decoder's message.
         reason: String,
     },
 }
 
-/// Result of a data operation.
-pub type Result<T> = std::result::Result<T, DataError>;
+/// Errors of this crate.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DataError {
+    /// The disk.
+    #[error(transparent)]
+    Io(#[from] IoError),
+    /// A picture.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// A folder without the files that were looked for.
+    #[error("cannot open the face set {}: expected {expected}, found none\nhint: name the folder that holds train/, val/ and test/ with *.tar shards", .path.display())]
+    NoShards {
+        /// The folder.
+        path: PathBuf,
+        /// What was looked for.
+        expected: String,
+    },
+    /// A split by another name than train, val or test.
+    #[error("cannot open the split {given}: expected a folder name without separators, such as train, val or test")]
+    SplitName {
+        /// The name given.
+        given: String,
+    },
+    /// A shard that stops in the middle or is no tar archive.
+    #[error("cannot read the shard {}: {reason} after {samples_read} samples\nhint: the archive is truncated or damaged; fetch it again", .path.display())]
+    Shard {
+        /// The archive.
+        path: PathBuf,
+        /// Samples read before the damage.
+        samples_read: usize,
+        /// The archive reader's message.
+        reason: String,
+    },
+    /// More broken samples than the caller accepts.
+    #[error("cannot load {}: {count} broken samples, at most {limit} are accepted; the last one is {key}: {fault}\nhint: check how the set was written, or raise the limit", .path.display())]
+    TooManyBroken {
+        /// The folder or archive.
+        path: PathBuf,
+        /// Broken samples up to here.
+        count: usize,
+        /// The limit.
+        limit: usize,
+        /// Key of the last one.
+        key: String,
+        /// Its fault.
+        fault: SampleFault,
+    },
+    /// A picture of another size than the model's.
+    #[error("cannot decode the sample {key}: expected {side}x{side} pixels, found {width}x{height}\nhint: this set must hold square pictures of the model's size")]
+    PictureSize {
+        /// Key of the sample.
+        key: String,
+        /// Pixels a side that were expected.
+        side: usize,
+        /// Width found.
+        width: usize,
+        /// Height found.
+        height: usize,
+    },
+    /// A tokenizer file that can't be used.
+    #[error("cannot load the tokenizer {}: {reason}\nhint: expected a tokenizer.json of the `tokenizers` library", .path.display())]
+    TokenizerFile {
+        /// The file.
+        path: PathBuf,
+        /// The reader's message.
+        reason: String,
+    },
+    /// Training, encoding or decoding failed.
+    #[error("cannot {operation} with the tokenizer: {reason}")]
+    Tokenizer {
+        /// The operation in words.
+        operation: &'static str,
+        /// The library's message.
+        reason: String,
+    },
+    /// The training text is too small or the wanted vocabulary too small or too large.
+    #[error("cannot train a tokenizer of {expected} entries: {found} could be made\nhint: give more text, or ask for at least 258 and fewer entries")]
+    VocabSize {
+        /// Entries asked for.
+        expected: usize,
+        /// Entries reached.
+        found: usize,
+    },
+}

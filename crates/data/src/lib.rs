@@ -1,9 +1,17 @@
-//! Portraits, what is said about them, and the text tokenizer.
+//! Faces and the words about them.
+//!
+//! - [`FaceSet`], [`load_split`], [`decode_rgb`]: WebDataset shards of pictures with records.
+//! - [`Schema`]: the attributes, their values, and which of them a picture can settle.
+//! - [`TextTokenizer`]: training and use of the text vocabulary.
 
 mod error;
-mod record;
+mod sample;
+mod schema;
+mod tokenizer;
 mod webdataset;
 
-pub use error::{DataError, Result};
-pub use record::{FaceRecord, VqaItem};
-pub use webdataset::{LoadReport, Sample, decode_rgb, load_split, shards};
+pub use error::{DataError, Result, SampleFault};
+pub use sample::{AttributeValue, FaceRecord, Sample, Vqa};
+pub use schema::{Attribute, Head, Kind, Schema};
+pub use tokenizer::{END_OF_TEXT, TextStream, TextTokenizer};
+pub use webdataset::{FaceSet, Item, Items, MaxBroken, ShardReader, Split, decode_rgb, load_split};

@@ -1,6 +1,6 @@
 //! Bit-exact agreement with the reference's picture preparation.
 
-use unif2ace_golden::{Tensors, assert_close, json, root};
+use unif2ace_golden::{Tensors, assert_close, json, root, shared_file};
 use unif2ace_image::*;
 
 fn picture(tensors: &Tensors, name: &str) -> RgbImage {
@@ -118,8 +118,8 @@ fn inpainting_masks_match() {
 
 #[test]
 fn clip_pixels_match() {
-    let tensors = Tensors::load(root().join("clip_tower/case.safetensors"));
-    let config = json(root().join("clip_tower/case.json"));
+    let tensors = Tensors::load(shared_file("clip_tower/case.safetensors"));
+    let config = json(shared_file("clip_tower/case.json"));
     let input = picture(&tensors, "input_u8");
     let pixels = preprocess_clip(&input, config["image_size"].as_u64().unwrap() as usize).unwrap();
     assert_close(

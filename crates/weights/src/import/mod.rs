@@ -32,7 +32,8 @@ pub struct ImportOptions {
     pub float: FloatType,
     /// Levels of experts added to a Show-o backbone.
     pub level: MoeLevel,
-    /// Of the random numbers that new experts start from.
+    /// Of the random numbers that new experts start from. They come from the device's one generator: the same seed gives the same file
+    /// as long as no other thread draws from it meanwhile.
     pub seed: u64,
     /// Where they are drawn.
     pub device: Device,

@@ -3,6 +3,8 @@
 
 pub mod config;
 pub mod encoders;
+pub mod error;
+pub mod losses;
 pub mod masks;
 pub mod moe;
 pub mod nn;

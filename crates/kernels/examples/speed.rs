@@ -1,0 +1,22 @@
+//! GFLOP/s of the matrix product on training shapes.
+#![allow(clippy::print_stdout)]
+
+use std::time::Instant;
+
+use unif2ace_kernels::gemm::{Matrix, Precision, gemm};
+
+fn main() {
+    for (m, n, k) in [(1024, 768, 256), (1024, 256, 768), (256, 768, 1024), (1024, 8192, 256), (8192, 256, 1024)] {
+        let (a, b) = (vec![0.5f32; m * k], vec![0.25f32; k * n]);
+        let mut c = vec![0.0; m * n];
+        for precision in [Precision::F32, Precision::Bf16] {
+            let mut best = f64::MAX;
+            for _ in 0..20 {
+                let start = Instant::now();
+                gemm(Matrix::new(&a, m, k), Matrix::new(&b, n, k).t(), &mut c, false, precision);
+                best = best.min(start.elapsed().as_secs_f64());
+            }
+            println!("{m}x{n}x{k} {precision:?}: {:.0} GFLOP/s", 2e-9 * (m * n * k) as f64 / best);
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! Panels: MR rows of A or NR columns of B, depth after depth, zero-filled at the edges.
+
+use half::bf16;
+
+use super::Matrix;
+use super::micro::{self, MR, NR};
+
+/// How panels of element type T are laid out, and the kernel that multiplies them.
+pub(super) trait Packing<T>: Copy + Send + Sync {
+    /// Depth of a panel whose matrix part is `depth` deep.
+    fn padded_depth(&self, depth: usize) -> usize;
+    /// Packs MR rows of `a` from `row0`, columns `k0 .. k0 + depth`.
+    fn rows(&self, a: &Matrix<'_>, k0: usize, depth: usize, row0: usize, out: &mut [T]);
+    /// Packs NR columns of `b` from `col0`, rows `k0 .. k0 + depth`.
+    fn columns(&self, b: &Matrix<'_>, k0: usize, depth: usize, col0: usize, out: &mut [T]);
+    /// Multiplies two panels into the `height x width` tile at the start of `c` (row stride `ldc`), adding if `add`.
+    #[allow(clippy::too_many_arguments)]
+    fn tile(&self, a: &[T], b: &[T], depth: usize, c: &mut [f32], ldc: usize, height: usize, width: usize, add: bool);
+}
+
+/// f32 panels; `round` rounds the values to bfloat16, for CPUs without its instructions.
+#[derive(Clone, Copy)]
+pub(super) struct F32 {
+    pub(super) round: bool,
+}
+
+/// bf16 panels in pairs of depths, as the dot-product instruction takes them.
+#[derive(Clone, Copy)]
+pub(super) struct Bf16Pairs;
+
+fn rounded(value: f32) -> f32 {
+    bf16::from_f32(value).to_f32()
+}
+
+/// Bits of the nearest bfloat16 (ties to even). Values here are finite; a NaN stays a NaN because its quiet bit survives.
+#[inline(always)]
+fn bf16_bits(value: f32) -> u16 {
+    let bits = value.to_bits();
+    ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16) as u16
+}
+
+/// Calls `put(lane, depth, value)` for every element of `lanes` rows (or columns) from `lane0`; the inner loop follows memory.
+#[inline(always)]
+fn gather(
+    data: &[f32],
+    [lane_stride, depth_stride]: [usize; 2],
+    lane0: usize,
+    lanes: usize,
+    k0: usize,
+    depth: usize,
+    mut put: impl FnMut(usize, usize, f32),
+) {
+    if lane_stride == 1 {
+        for d in 0..depth {
+            let line = &data[(k0 + d) * depth_stride + lane0..][..lanes];
+            for (lane, &value) in line.iter().enumerate() {
+                put(lane, d, value);
+            }
+        }
+    } else {
+        for lane in 0..lanes {
+            let start = (lane0 + lane) * lane_stride + k0 * depth_stride;
+            if depth_stride == 1 {
+                for (d, &value) in data[start..][..depth].iter().enumerate() {
+                    put(lane, d, value);
+                }
+            } else {
+                for d in 0..depth {
+                    put(lane, d, data[start + d * depth_stride]);
+                }
+            }
+        }
+    }
+}
+
+impl F32 {
+    #[inline(always)]
+    fn panel<const W: usize>(self, data: &[f32], strides: [usize; 2], lane0: usize, lanes: usize, k0: usize, depth: usize, out: &mut [f32]) {
+        if lanes < W {
+            out.fill(0.0);
+        }
+        if self.round {
+            gather(data, strides, lane0, lanes, k0, depth, |lane, d, value| out[d * W + lane] = rounded(value));
+        } else {
+            gather(data, strides, lane0, lanes, k0, depth, |lane, d, value| out[d * W + lane] = value);
+        }
+    }
+}
+
+impl Packing<f32> for F32 {
+    fn padded_depth(&self, depth: usize) -> usize {
+        depth
+    }
+
+    fn rows(&self, a: &Matrix<'_>, k0: usize, depth: usize, row0: usize, out: &mut [f32]) {
+        self.panel::<MR>(a.data, [a.row_stride, a.col_stride], row0, MR.min(a.rows - row0), k0, depth, out);
+    }
+
+    fn columns(&self, b: &Matrix<'_>, k0: usize, depth: usize, col0: usize, out: &mut [f32]) {
+        self.panel::<NR>(b.data, [b.col_stride, b.row_stride], col0, NR.min(b.cols - col0), k0, depth, out);
+    }
+
+    fn tile(&self, a: &[f32], b: &[f32], depth: usize, c: &mut [f32], ldc: usize, height: usize, width: usize, add: bool) {
+        micro::tile_f32(a, b, depth, c, ldc, height, width, add);
+    }
+}
+
+impl Bf16Pairs {
+    #[inline(always)]
+    fn panel<const W: usize>(data: &[f32], strides: [usize; 2], lane0: usize, lanes: usize, k0: usize, depth: usize, out: &mut [u16]) {
+        if lanes < W || depth % 2 == 1 {
+            out.fill(0);
+        }
+        gather(data, strides, lane0, lanes, k0, depth, |lane, d, value| {
+            out[(d / 2) * 2 * W + lane * 2 + d % 2] = bf16_bits(value);
+        });
+    }
+}
+
+impl Packing<u16> for Bf16Pairs {
+    fn padded_depth(&self, depth: usize) -> usize {
+        depth.next_multiple_of(2)
+    }
+
+    fn rows(&self, a: &Matrix<'_>, k0: usize, depth: usize, row0: usize, out: &mut [u16]) {
+        Self::panel::<MR>(a.data, [a.row_stride, a.col_stride], row0, MR.min(a.rows - row0), k0, depth, out);
+    }
+
+    fn columns(&self, b: &Matrix<'_>, k0: usize, depth: usize, col0: usize, out: &mut [u16]) {
+        Self::panel::<NR>(b.data, [b.col_stride, b.row_stride], col0, NR.min(b.cols - col0), k0, depth, out);
+    }
+
+    fn tile(&self, a: &[u16], b: &[u16], depth: usize, c: &mut [f32], ldc: usize, height: usize, width: usize, add: bool) {
+        micro::tile_bf16(a, b, depth, c, ldc, height, width, add);
+    }
+}

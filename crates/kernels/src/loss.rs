@@ -1,0 +1,63 @@
+//! Cross-entropy of rows of logits.
+
+use rayon::prelude::*;
+
+use crate::simd::{exp, multiversion};
+
+multiversion! {
+    /// `ln sum exp` of a row.
+    fn log_sum_exp(row: &[f32]) -> f32 {
+        let mut lanes = [f32::NEG_INFINITY; 16];
+        for chunk in row.chunks(16) {
+            for (lane, &x) in lanes.iter_mut().zip(chunk) {
+                *lane = if x > *lane { x } else { *lane };
+            }
+        }
+        let max = lanes.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let mut lanes = [0.0f32; 16];
+        for chunk in row.chunks(16) {
+            for (lane, &x) in lanes.iter_mut().zip(chunk) {
+                *lane += exp(x - max);
+            }
+        }
+        max + lanes.iter().sum::<f32>().ln()
+    }
+}
+
+multiversion! {
+    fn gradient_row(row: &[f32], log_sum: f32, scale: f32, out: &mut [f32]) {
+        out.iter_mut().zip(row).for_each(|(out, &x)| *out = exp(x - log_sum) * scale);
+    }
+}
+
+/// `ln sum exp(row) - row[target]` of each row, 0 for a negative target; and each row's `ln sum exp`.
+///
+/// # Panics
+/// If a target is not below `vocab`.
+pub fn cross_entropy(logits: &[f32], targets: &[i64], vocab: usize) -> (Vec<f32>, Vec<f32>) {
+    logits
+        .par_chunks_exact(vocab)
+        .zip(targets)
+        .map(|(row, &target)| {
+            let log_sum = log_sum_exp(row);
+            let loss = if target < 0 { 0.0 } else { log_sum - row[target as usize] };
+            (loss, log_sum)
+        })
+        .unzip()
+}
+
+/// Gradient of [`cross_entropy`] with respect to the logits.
+pub fn cross_entropy_backward(logits: &[f32], targets: &[i64], log_sums: &[f32], dloss: &[f32], vocab: usize) -> Vec<f32> {
+    let mut gradient = vec![0.0; logits.len()];
+    gradient
+        .par_chunks_exact_mut(vocab)
+        .zip(logits.par_chunks_exact(vocab))
+        .zip(targets.par_iter().zip(log_sums).zip(dloss))
+        .for_each(|((out, row), ((&target, &log_sum), &scale))| {
+            if target >= 0 && scale != 0.0 {
+                gradient_row(row, log_sum, scale, out);
+                out[target as usize] -= scale;
+            }
+        });
+    gradient
+}

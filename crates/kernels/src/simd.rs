@@ -1,0 +1,71 @@
+//! One plain loop, compiled for each instruction level.
+
+/// Defines a function whose body is compiled for every level of [`crate::cpu::Level`] and chosen at run time. The body is ordinary safe
+/// Rust over slices (the portable version is its scalar twin); the compiler vectorises it.
+macro_rules! multiversion {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
+        $(#[$meta])*
+        #[allow(clippy::too_many_arguments)]
+        $vis fn $name($($arg: $ty),*) $(-> $ret)? {
+            #[inline(always)]
+            #[allow(clippy::too_many_arguments)]
+            fn body($($arg: $ty),*) $(-> $ret)? $body
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma")]
+            #[allow(clippy::too_many_arguments)]
+            fn avx512($($arg: $ty),*) $(-> $ret)? { body($($arg),*) }
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma")]
+            #[allow(clippy::too_many_arguments)]
+            fn avx2($($arg: $ty),*) $(-> $ret)? { body($($arg),*) }
+            match $crate::cpu::level() {
+                #[cfg(target_arch = "x86_64")]
+                // SAFETY: `level` found these instructions on this CPU.
+                $crate::cpu::Level::Avx512 => unsafe { avx512($($arg),*) },
+                #[cfg(target_arch = "x86_64")]
+                // SAFETY: `level` found these instructions on this CPU.
+                $crate::cpu::Level::Avx2 => unsafe { avx2($($arg),*) },
+                _ => body($($arg),*),
+            }
+        }
+    };
+}
+pub(crate) use multiversion;
+
+/// `e^x` within two units in the last place for x in -87..88, without a library call, so that loops of it vectorise.
+#[inline(always)]
+pub(crate) fn exp(x: f32) -> f32 {
+    const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
+    let x = x.clamp(-87.0, 88.0);
+    let shifted = x * std::f32::consts::LOG2_E + ROUND;
+    let n = shifted - ROUND;
+    let r = x - n * 0.693_359_4 + n * 2.121_944_4e-4;
+    let p = 1.987_569_1e-4;
+    let p = p * r + 1.398_199_9e-3;
+    let p = p * r + 8.333_452e-3;
+    let p = p * r + 4.166_579_6e-2;
+    let p = p * r + 1.666_666_5e-1;
+    let p = p * r + 5.000_000_1e-1;
+    let value = p * r * r + r + 1.0;
+    value * f32::from_bits(shifted.to_bits().wrapping_shl(23).wrapping_add(0x3F80_0000))
+}
+
+/// `tanh(x)` from [`exp`].
+#[inline(always)]
+pub(crate) fn tanh(x: f32) -> f32 {
+    1.0 - 2.0 / (exp(2.0 * x) + 1.0)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn exp_and_tanh_follow_the_library() {
+        for step in -8700..8800 {
+            let x = step as f32 * 0.01;
+            let (found, expected) = (super::exp(x), x.exp());
+            assert!((found - expected).abs() <= 4e-7 * expected, "exp({x}) = {found}, {expected}");
+            let (found, expected) = (super::tanh(x), x.tanh());
+            assert!((found - expected).abs() <= 3e-7, "tanh({x}) = {found}, {expected}");
+        }
+    }
+}

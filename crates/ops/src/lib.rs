@@ -6,9 +6,39 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use burn::tensor::{Int, Tensor};
+use burn::backend::{Dispatch, DispatchDevice};
+use burn::tensor::{Device, Int, Tensor};
+use unif2ace_kernels::activation::Activation as KernelActivation;
+use unif2ace_kernels::gemm::Precision as KernelPrecision;
 
+use cpu::CpuOps;
+
+mod cpu;
 pub mod portable;
+
+/// Whether the device is burn's CPU backend, on which the kernels run.
+fn on_cpu(device: &Device) -> bool {
+    matches!(device.clone().inner().as_dispatch(), DispatchDevice::Flex(_))
+}
+
+fn kernel_precision() -> KernelPrecision {
+    match precision() {
+        Precision::F32 => KernelPrecision::F32,
+        Precision::Bf16 => KernelPrecision::Bf16,
+    }
+}
+
+impl From<Activation> for KernelActivation {
+    fn from(act: Activation) -> Self {
+        match act {
+            Activation::None => Self::None,
+            Activation::GeluNew => Self::GeluNew,
+            Activation::GeluErf => Self::GeluErf,
+            Activation::QuickGelu => Self::QuickGelu,
+            Activation::Silu => Self::Silu,
+        }
+    }
+}
 
 /// Activation after a linear layer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -84,12 +114,39 @@ pub fn precision() -> Precision {
 
 /// `act(x W^T + b)` over the last axis: `x` `[.., in]`, `weight` `[out, in]`, `bias` `[out]`.
 pub fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tensor<1>>, act: Activation) -> Tensor<D> {
-    portable::linear(x, weight, bias, act)
+    if !on_cpu(&x.device()) {
+        return portable::linear(x, weight, bias, act);
+    }
+    let mut dims = x.dims();
+    let [num_out, num_in] = weight.dims();
+    let rows = dims[..D - 1].iter().product::<usize>();
+    dims[D - 1] = num_out;
+    let bias = bias.unwrap_or_else(|| Tensor::zeros([num_out], &x.device().without_autodiff()));
+    let y = Dispatch::f2_linear(
+        x.reshape([rows, num_in]).into_dispatch(),
+        weight.into_dispatch(),
+        bias.into_dispatch(),
+        act.into(),
+        kernel_precision(),
+    );
+    Tensor::<2>::from_dispatch(y).reshape(dims)
 }
 
 /// Layer norm over the last axis with biased variance; `weight` and `bias` have its length.
 pub fn layer_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, bias: Tensor<1>, eps: f64) -> Tensor<D> {
-    portable::layer_norm(x, weight, bias, eps)
+    if !on_cpu(&x.device()) {
+        return portable::layer_norm(x, weight, bias, eps);
+    }
+    let dims = x.dims();
+    let width = dims[D - 1];
+    let rows = dims[..D - 1].iter().product::<usize>();
+    let y = Dispatch::f2_layer_norm(
+        x.reshape([rows, width]).into_dispatch(),
+        weight.into_dispatch(),
+        bias.into_dispatch(),
+        eps as f32,
+    );
+    Tensor::<2>::from_dispatch(y).reshape(dims)
 }
 
 /// Softmax attention of H heads on unpermuted `[B, L, H * head_dim]`: norm of queries and keys, rotary on the first R dims of a head,
@@ -103,7 +160,27 @@ pub fn attention(
     rotary: Option<Rotary>,
     mask_BLS: Option<Tensor<3>>,
 ) -> Tensor<3> {
-    portable::attention(q_BLD, k_BSD, v_BSD, num_heads, qk_norm, rotary, mask_BLS)
+    let device = q_BLD.device();
+    if !on_cpu(&device) {
+        return portable::attention(q_BLD, k_BSD, v_BSD, num_heads, qk_norm, rotary, mask_BLS);
+    }
+    let (q_norm, k_norm) = match qk_norm {
+        Some(n) => (Some((n.q_weight, n.q_bias, n.eps)), Some((n.k_weight, n.k_bias, n.eps))),
+        None => (None, None),
+    };
+    let q_BLD = norm_rotate(q_BLD, num_heads, q_norm, rotary.clone());
+    let k_BSD = norm_rotate(k_BSD, num_heads, k_norm, rotary);
+    let masked = mask_BLS.is_some();
+    let mask_BLS = mask_BLS.unwrap_or_else(|| Tensor::zeros([1, 1, 1], &device.without_autodiff()));
+    Tensor::from_dispatch(Dispatch::f2_attention(
+        q_BLD.into_dispatch(),
+        k_BSD.into_dispatch(),
+        v_BSD.into_dispatch(),
+        mask_BLS.into_dispatch(),
+        masked,
+        num_heads,
+        kernel_precision(),
+    ))
 }
 
 /// The part of [`attention`] before the scores, for keys that are cached: `norm` is (weight, bias, eps).
@@ -113,12 +190,32 @@ pub fn norm_rotate(
     norm: Option<(Tensor<1>, Tensor<1>, f64)>,
     rotary: Option<Rotary>,
 ) -> Tensor<3> {
-    portable::norm_rotate(x_BLD, num_heads, norm, rotary)
+    if !on_cpu(&x_BLD.device()) {
+        return portable::norm_rotate(x_BLD, num_heads, norm, rotary);
+    }
+    let [batch, length, width] = x_BLD.dims();
+    let mut x_BLD = x_BLD;
+    if let Some((weight, bias, eps)) = norm {
+        let heads = x_BLD.reshape([batch, length, num_heads, width / num_heads]);
+        x_BLD = layer_norm(heads, weight, bias, eps).reshape([batch, length, width]);
+    }
+    match rotary {
+        Some(Rotary { cos_BLR, sin_BLR }) if cos_BLR.dims()[2] > 0 => Tensor::from_dispatch(Dispatch::f2_rotate(
+            x_BLD.into_dispatch(),
+            cos_BLR.into_dispatch(),
+            sin_BLR.into_dispatch(),
+            num_heads,
+        )),
+        _ => x_BLD,
+    }
 }
 
 /// Cross-entropy of each row in nats: `[R]`; 0 where the target is negative.
 pub fn cross_entropy(logits_RV: Tensor<2>, targets_R: Tensor<1, Int>) -> Tensor<1> {
-    portable::cross_entropy(logits_RV, targets_R)
+    if !on_cpu(&logits_RV.device()) {
+        return portable::cross_entropy(logits_RV, targets_R);
+    }
+    Tensor::from_dispatch(Dispatch::f2_cross_entropy(logits_RV.into_dispatch(), targets_R.into_dispatch()))
 }
 
 /// Routed experts: `y_r = Σ_k gate[r,k] (act(x_r W1[e]^T + b1[e]) W2[e]^T + b2[e])` with `e = index[r,k]`.
@@ -138,7 +235,30 @@ pub fn moe_mlp(
 
 /// Convolution, NHWC in and out; `weight` is `[out, in, kernel height, kernel width]` as in checkpoints.
 pub fn conv2d_nhwc(x_BHWC: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>, options: Conv2dOptions) -> Tensor<4> {
+    if on_cpu(&x_BHWC.device()) && options.stride == 1 && !options.upsample {
+        return convolution_as_linear(x_BHWC, weight, bias, options.padding);
+    }
     portable::conv2d_nhwc(x_BHWC, weight, bias, options)
+}
+
+/// A convolution of stride 1 as one matrix product over the shifted copies of the picture side by side.
+fn convolution_as_linear(x_BHWC: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>, padding: [usize; 4]) -> Tensor<4> {
+    let [batch, height, width, channels] = x_BHWC.dims();
+    let [num_out, _, rows, columns] = weight.dims();
+    let [top, bottom, left, right] = padding;
+    // The last two axes are what `pad` pads.
+    let x_BCHW = x_BHWC.permute([0, 3, 1, 2]).pad((left, right, top, bottom), 0.0);
+    let (out_height, out_width) = (height + top + bottom + 1 - rows, width + left + right + 1 - columns);
+    let padded_BHWC = x_BCHW.permute([0, 2, 3, 1]);
+    let mut shifted = Vec::with_capacity(rows * columns);
+    for row in 0..rows {
+        for column in 0..columns {
+            shifted.push(padded_BHWC.clone().narrow(1, row, out_height).narrow(2, column, out_width));
+        }
+    }
+    let patches = Tensor::cat(shifted, 3).reshape([batch * out_height * out_width, rows * columns * channels]);
+    let weight = weight.permute([0, 2, 3, 1]).reshape([num_out, rows * columns * channels]);
+    linear(patches, weight, bias, Activation::None).reshape([batch, out_height, out_width, num_out])
 }
 
 /// Group norm over NHWC, then SiLU if asked.

@@ -1,0 +1,203 @@
+//! Forward and backward of every operation with a kernel, against its portable twin in stock burn, at every instruction level.
+#![allow(non_snake_case)]
+
+use std::sync::Mutex;
+
+use burn::tensor::{Device, Distribution, Int, Tensor};
+use unif2ace_kernels::cpu::{Level, force_level};
+use unif2ace_ops::{Activation, Conv2dOptions, Precision, QkNorm, Rotary, portable, set_precision};
+
+/// Level and precision are process-wide.
+static ALONE: Mutex<()> = Mutex::new(());
+
+fn at_every_level(check: impl Fn()) {
+    let _alone = ALONE.lock();
+    for level in [Level::Portable, Level::Avx2, Level::Avx512] {
+        force_level(Some(level));
+        check();
+    }
+    force_level(None);
+}
+
+fn random<const D: usize>(shape: [usize; D]) -> Tensor<D> {
+    Tensor::random(shape, Distribution::Normal(0.0, 1.0), &Device::flex().autodiff()).require_grad()
+}
+
+fn values<const D: usize>(x: &Tensor<D>) -> Vec<f32> {
+    x.clone().into_data().iter::<f32>().collect()
+}
+
+fn assert_near(found: &[f32], expected: &[f32], tolerance: f32, what: &str) {
+    assert_eq!(found.len(), expected.len(), "{what}");
+    let scale = expected.iter().fold(1.0f32, |scale, v| scale.max(v.abs()));
+    for (f, e) in found.iter().zip(expected) {
+        assert!((f - e).abs() <= tolerance * scale, "{what}: {f} vs {e}");
+    }
+}
+
+/// Compares value and gradients of two functions of the same inputs, under a random weighting of the output.
+fn compare<const N: usize, const A: usize, const B: usize>(
+    inputs: [Tensor<A>; N],
+    found: impl Fn([Tensor<A>; N]) -> Tensor<B>,
+    expected: impl Fn([Tensor<A>; N]) -> Tensor<B>,
+    tolerance: f32,
+    what: &str,
+) {
+    let weighting = random(found(inputs.clone()).dims()).detach();
+    let run = |f: &dyn Fn([Tensor<A>; N]) -> Tensor<B>| {
+        let y = f(inputs.clone());
+        let grads = (y.clone() * weighting.clone()).sum().backward();
+        let gradients: Vec<Option<Vec<f32>>> = inputs.iter().map(|x| Some(values(&x.grad(&grads)?))).collect();
+        (values(&y), gradients)
+    };
+    let (y, dy) = run(&found);
+    let (y_expected, dy_expected) = run(&expected);
+    assert_near(&y, &y_expected, tolerance, what);
+    for (index, (found, expected)) in dy.iter().zip(&dy_expected).enumerate() {
+        let (Some(found), Some(expected)) = (found, expected) else {
+            panic!("{what}: input {index} lost its gradient");
+        };
+        assert_near(found, expected, tolerance, &format!("{what}, gradient {index}"));
+    }
+}
+
+#[test]
+fn linear_with_every_activation() {
+    at_every_level(|| {
+        for act in [Activation::None, Activation::GeluNew, Activation::GeluErf, Activation::QuickGelu, Activation::Silu] {
+            for (rows, num_in, num_out) in [(1, 5, 3), (7, 33, 18), (70, 64, 97)] {
+                let inputs = [random([rows, num_in]), random([num_out, num_in]), random([1, num_out])];
+                let call = |f: &dyn Fn(Tensor<2>, Tensor<2>, Option<Tensor<1>>, Activation) -> Tensor<2>, [x, w, b]: [Tensor<2>; 3]| {
+                    f(x, w, Some(b.reshape([num_out])), act)
+                };
+                compare(
+                    inputs,
+                    |i| call(&unif2ace_ops::linear, i),
+                    |i| call(&portable::linear, i),
+                    1e-4,
+                    &format!("linear {act:?} {rows}x{num_in}x{num_out}"),
+                );
+            }
+        }
+    });
+}
+
+#[test]
+fn linear_in_bf16_is_near() {
+    at_every_level(|| {
+        set_precision(Precision::Bf16);
+        let inputs = [random([40, 64]), random([48, 64])];
+        compare(
+            inputs,
+            |[x, w]| unif2ace_ops::linear(x, w, None, Activation::None),
+            |[x, w]| portable::linear(x, w, None, Activation::None),
+            // Two factors rounded to 8 bits each: 2^-8 a product, less over sums.
+            1.5e-2,
+            "linear in bf16",
+        );
+        set_precision(Precision::F32);
+    });
+}
+
+#[test]
+fn layer_norm_rows() {
+    at_every_level(|| {
+        for (rows, width) in [(3, 5), (130, 64), (9, 100)] {
+            compare(
+                [random([rows, width]), random([1, width]), random([1, width])],
+                |[x, w, b]| unif2ace_ops::layer_norm(x, w.reshape([width]), b.reshape([width]), 1e-5),
+                |[x, w, b]| portable::layer_norm(x, w.reshape([width]), b.reshape([width]), 1e-5),
+                1e-4,
+                &format!("layer norm {rows}x{width}"),
+            );
+        }
+    });
+}
+
+#[test]
+fn attention_with_norm_rotation_and_mask() {
+    at_every_level(|| {
+        for (batch, length, heads, head_dim, masked) in [(2, 7, 2, 8, true), (3, 33, 4, 16, false), (1, 40, 1, 12, true)] {
+            let width = heads * head_dim;
+            let device = Device::flex();
+            let dims = head_dim / 2;
+            let angles = Tensor::<3>::random([1, length, dims / 2], Distribution::Uniform(0.0, 6.0), &device).repeat_dim(2, 2);
+            let rotary = Rotary { cos_BLR: angles.clone().cos(), sin_BLR: angles.sin() };
+            let hidden = Tensor::<3>::random([batch, length, length], Distribution::Uniform(0.0, 1.0), &device).lower_elem(0.3);
+            let mask = Tensor::zeros([batch, length, length], &device).mask_fill(hidden, -1e30);
+            let mask = masked.then_some(mask);
+            let norm = QkNorm {
+                q_weight: random([head_dim]),
+                q_bias: random([head_dim]),
+                k_weight: random([head_dim]),
+                k_bias: random([head_dim]),
+                eps: 1e-5,
+            };
+            let shape = [batch, length, width];
+            compare(
+                [random(shape), random(shape), random(shape)],
+                |[q, k, v]| unif2ace_ops::attention(q, k, v, heads, Some(norm.clone()), Some(rotary.clone()), mask.clone()),
+                |[q, k, v]| portable::attention(q, k, v, heads, Some(norm.clone()), Some(rotary.clone()), mask.clone()),
+                1e-4,
+                &format!("attention {batch}x{length}x{heads}x{head_dim}"),
+            );
+        }
+    });
+}
+
+#[test]
+fn cross_entropy_ignores_negative_targets() {
+    at_every_level(|| {
+        let (rows, vocab) = (13, 301);
+        let device = Device::flex();
+        let targets: Vec<i64> = (0..rows as i64).map(|r| if r % 4 == 3 { -100 } else { r * 23 % vocab as i64 }).collect();
+        let targets = Tensor::<1, Int>::from_data(targets.as_slice(), &device);
+        compare(
+            [random([rows, vocab])],
+            |[x]| unif2ace_ops::cross_entropy(x, targets.clone()),
+            |[x]| portable::cross_entropy(x, targets.clone()),
+            1e-5,
+            "cross-entropy",
+        );
+    });
+}
+
+#[test]
+fn experts_on_their_rows_only() {
+    at_every_level(|| {
+        let (rows, width, experts, inner) = (29, 16, 5, 7);
+        let device = Device::flex();
+        let index: Vec<i64> = (0..rows as i64).flat_map(|r| [r % 3, 3 + r % 2]).collect();
+        let index = Tensor::<1, Int>::from_data(index.as_slice(), &device).reshape([rows, 2]);
+        let call = |dense: bool, [x, g, w1, b1, w2, b2]: [Tensor<2>; 6]| {
+            let (w1, w2) = (w1.reshape([experts, inner, width]), w2.reshape([experts, width, inner]));
+            let f = if dense { portable::moe_mlp } else { unif2ace_ops::moe_mlp };
+            f(x, index.clone(), g, w1, b1, w2, b2, Activation::GeluNew)
+        };
+        let inputs = [
+            random([rows, width]),
+            random([rows, 2]),
+            random([experts * inner, width]),
+            random([experts, inner]),
+            random([experts * width, inner]),
+            random([experts, width]),
+        ];
+        compare(inputs, |i| call(false, i), |i| call(true, i), 1e-4, "experts");
+    });
+}
+
+#[test]
+fn convolution_forms() {
+    at_every_level(|| {
+        for (stride, padding, upsample) in [(1, [1; 4], false), (2, [0, 1, 0, 1], false), (1, [1; 4], true), (1, [0, 2, 1, 0], false)] {
+            let options = Conv2dOptions { stride, padding, upsample };
+            compare(
+                [random([2, 6, 5, 3]), random([4, 3, 3, 3])],
+                |[x, w]| unif2ace_ops::conv2d_nhwc(x, w, None, options),
+                |[x, w]| portable::conv2d_nhwc(x, w, None, options),
+                1e-4,
+                &format!("convolution {options:?}"),
+            );
+        }
+    });
+}

@@ -21,6 +21,14 @@ pub enum ModelError {
         /// What to do.
         hint: &'static str,
     },
+    /// A text that the text budget has no place for.
+    #[error("prompt: expected at most {limit} tokens, found {found}\nhint: shorten the text, or ask for it to be cut")]
+    PromptTooLong {
+        /// Tokens of the text.
+        found: usize,
+        /// Tokens that fit.
+        limit: usize,
+    },
 }
 
 /// Result of this crate's transformer side.

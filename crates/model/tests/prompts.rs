@@ -5,6 +5,7 @@ use serde_json::Value;
 use tokenizers::Tokenizer;
 use unif2ace_golden::{json, root, shared_file};
 use unif2ace_model::config::ModelConfig;
+use unif2ace_model::error::ModelError;
 use unif2ace_model::prompts::{Prompter, Row, Speaker, SpecialText, Turn, collate};
 
 fn tokenizer(name: &str) -> Tokenizer {
@@ -75,7 +76,7 @@ fn every_golden_prompt_is_reproduced() {
             ["<|pad|>", "<|soi|>", "<|eoi|>", "<|sov|>", "<|eov|>", "<|t2i|>", "<|mmu|>", "<|t2v|>", "<|v2v|>", "<|lvg|>"].map(special)
         );
         assert_eq!(found.image_offset, offset);
-        let prompter = Prompter::new(&config, &encode).unwrap().with_special_text(SpecialText::Parse);
+        let prompter = Prompter::new(&config, &encode).unwrap().with_special_text(SpecialText::Parse).with_cut_prompts(true);
         let drop_below = file["cond_dropout_prob"].as_f64().unwrap() as f32;
         let cases = file["cases"].as_array().unwrap();
         assert!(!cases.is_empty());
@@ -222,6 +223,18 @@ fn a_packed_row_is_what_inference_makes_of_each_question() {
     assert_eq!(tokenizer.decode(&first[asked.len()..], false).unwrap(), " A girl.<|endoftext|>");
     let labelled: Vec<u32> = row.labels.iter().filter(|&&l| l >= 0).map(|&l| l as u32).collect();
     assert_eq!(tokenizer.decode(&labelled, false).unwrap(), " A girl.<|endoftext|> Yes<|endoftext|>");
+}
+
+#[test]
+fn a_prompt_without_place_is_refused_unless_cut() {
+    let encode = |text: &str| vec![7u32; text.len()];
+    let config = ModelConfig { num_vq_tokens: 1, max_seq_length: 8, ..ModelConfig::base() };
+    let prompter = Prompter::new(&config, &encode).unwrap();
+    assert_eq!(prompter.t2i_gen("123456", &[50_305]).unwrap().len(), 8 + 1 + 3);
+    assert_eq!(prompter.t2i_gen("1234567", &[50_305]), Err(ModelError::PromptTooLong { found: 7, limit: 6 }));
+    assert_eq!(prompter.t2i_head("12345678"), Err(ModelError::PromptTooLong { found: 8, limit: 6 }));
+    assert_eq!(prompter.t2i("1234567", false, &[50_305], &[-100]).unwrap().ids.len(), 8 + 1 + 3, "training cuts");
+    assert_eq!(prompter.with_cut_prompts(true).t2i_gen("1234567", &[50_305]).unwrap().len(), 8 + 1 + 3);
 }
 
 #[test]

@@ -10,7 +10,7 @@ pub use conversation::{ConversationRow, FeatureRow, Speaker, Turn, collate};
 pub use text::{Encode, SpecialText};
 
 use crate::config::{ModelConfig, SpecialIds};
-use crate::error::{Result, input};
+use crate::error::{ModelError, Result, input};
 pub use crate::losses::IGNORED;
 
 /// One row of training: ids and the label of each, [`IGNORED`] where there is none.
@@ -46,6 +46,7 @@ enum Generation {
 pub struct Prompter<'a> {
     encode: &'a dyn Encode,
     special_text: SpecialText,
+    cut_prompts: bool,
     ids: SpecialIds,
     llm_vocab_size: usize,
     max_seq_length: usize,
@@ -65,6 +66,7 @@ impl<'a> Prompter<'a> {
         Ok(Self {
             encode,
             special_text: SpecialText::Escape,
+            cut_prompts: false,
             ids: config.special_ids(),
             llm_vocab_size: config.llm_vocab_size,
             max_seq_length: config.max_seq_length,
@@ -76,6 +78,13 @@ impl<'a> Prompter<'a> {
     /// What to do with the names of special tokens in texts.
     pub fn with_special_text(mut self, special_text: SpecialText) -> Self {
         self.special_text = special_text;
+        self
+    }
+
+    /// Whether a prompt of generation that is longer than the text budget is cut, as in the reference, or refused (the default). Rows of
+    /// training are always cut.
+    pub fn with_cut_prompts(mut self, cut_prompts: bool) -> Self {
+        self.cut_prompts = cut_prompts;
         self
     }
 
@@ -95,12 +104,16 @@ impl<'a> Prompter<'a> {
         Ok(())
     }
 
-    /// `[task] t [eot]`, cut to M + 1; not padded.
-    fn head(&self, task: u32, text: &str) -> Result<Vec<u32>> {
+    /// `[task] t [eot]`, at most M + 1 tokens; not padded.
+    fn head(&self, task: u32, text: &str, cut: bool) -> Result<Vec<u32>> {
         let mut head = vec![task];
         head.extend(self.normalised(text)?);
         head.push(self.ids.eot);
         if head.len() > self.max_seq_length + 1 {
+            if !cut {
+                // The task token and both ends of the text take three places of the head.
+                return Err(ModelError::PromptTooLong { found: head.len() - 3, limit: self.max_seq_length - 2 });
+            }
             head.truncate(self.max_seq_length);
             head.push(self.ids.eot);
         }
@@ -114,10 +127,10 @@ impl<'a> Prompter<'a> {
         }
     }
 
-    fn generation_ids(&self, kind: Generation, text: &str, image: &[u32]) -> Result<Vec<u32>> {
+    fn generation_ids(&self, kind: Generation, text: &str, image: &[u32], cut: bool) -> Result<Vec<u32>> {
         self.image("generation prompt", image)?;
         let [task, start, end] = self.generation(kind);
-        let head = self.head(task, text)?;
+        let head = self.head(task, text, cut)?;
         let mut ids = vec![self.ids.pad; self.max_seq_length + 1 - head.len()];
         ids.extend(head);
         ids.push(start);
@@ -130,7 +143,7 @@ impl<'a> Prompter<'a> {
         if image_labels.len() != image.len() {
             return input("generation prompt", format!("{} image labels", image.len()), image_labels.len(), "label every image token");
         }
-        let ids = self.generation_ids(kind, if dropped { "" } else { text }, image)?;
+        let ids = self.generation_ids(kind, if dropped { "" } else { text }, image, true)?;
         let mut labels: Vec<i64> = ids.iter().map(|&id| if id == self.ids.pad { IGNORED } else { i64::from(id) }).collect();
         labels[self.max_seq_length + 2..][..image.len()].copy_from_slice(image_labels);
         Ok(Row { ids, labels })
@@ -139,9 +152,9 @@ impl<'a> Prompter<'a> {
     /// The prompt of generation without pads: `[t2i] t [eot]`, at most M + 1 tokens. Its last token stands at position M.
     ///
     /// # Errors
-    /// When the tokenizer does not belong to the model.
+    /// When the text is too long (see [`Prompter::with_cut_prompts`]) or the tokenizer does not belong to the model.
     pub fn t2i_head(&self, text: &str) -> Result<Vec<u32>> {
-        self.head(self.ids.t2i, text)
+        self.head(self.ids.t2i, text, self.cut_prompts)
     }
 
     /// Training of generation (§2.1); `dropped` replaces the text by the empty one, for guidance.
@@ -155,9 +168,9 @@ impl<'a> Prompter<'a> {
     /// Generation (§2.2): `pads [t2i] t [eot] [soi] image [eoi]`. The unconditional prompt has an empty text.
     ///
     /// # Errors
-    /// As [`Prompter::t2i`].
+    /// As [`Prompter::t2i`], and [`ModelError::PromptTooLong`] unless prompts are cut.
     pub fn t2i_gen(&self, text: &str, image: &[u32]) -> Result<Vec<u32>> {
-        self.generation_ids(Generation::Image, text, image)
+        self.generation_ids(Generation::Image, text, image, self.cut_prompts)
     }
 
     /// As [`Prompter::t2i`] with the tokens of video.
@@ -171,9 +184,9 @@ impl<'a> Prompter<'a> {
     /// As [`Prompter::t2i_gen`] with the tokens of video.
     ///
     /// # Errors
-    /// As [`Prompter::t2i`].
+    /// As [`Prompter::t2i`], and [`ModelError::PromptTooLong`] unless prompts are cut.
     pub fn t2v_gen(&self, text: &str, image: &[u32]) -> Result<Vec<u32>> {
-        self.generation_ids(Generation::Video, text, image)
+        self.generation_ids(Generation::Video, text, image, self.cut_prompts)
     }
 
     /// Language-vision generation: in the reference the same rows as [`Prompter::t2i`].
@@ -187,7 +200,7 @@ impl<'a> Prompter<'a> {
     /// As [`Prompter::t2i_gen`].
     ///
     /// # Errors
-    /// As [`Prompter::t2i`].
+    /// As [`Prompter::t2i`], and [`ModelError::PromptTooLong`] unless prompts are cut.
     pub fn lvg_gen(&self, text: &str, image: &[u32]) -> Result<Vec<u32>> {
         self.t2i_gen(text, image)
     }

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::moe::{NOISE_FREQUENCIES, Task};
+
 /// What is wrong with a configuration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("model config: {field}: expected {expected}, found {found}\nhint: compare with `ModelConfig::base()` or a shipped config.json")]
@@ -62,6 +64,8 @@ pub struct MoeConfig {
     pub face_dim: usize,
     /// Tokens that the face embedding and the noise embedding are spread over before the resampler.
     pub num_feature_tokens: usize,
+    /// Width of these tokens.
+    pub feature_token_dim: usize,
 }
 
 /// Number of sequence-level experts of each group, fixed by their kinds: copy, copy, zero, noise and copy, copy, CLIP, face.
@@ -195,7 +199,8 @@ impl ModelConfig {
                 sequence_scale_init: 0.0,
                 clip_dim: 1024,
                 face_dim: 512,
-                num_feature_tokens: 16,
+                num_feature_tokens: 4,
+                feature_token_dim: 256,
             },
         }
     }
@@ -232,6 +237,49 @@ impl ModelConfig {
     /// Rotated dims of a head.
     pub fn rotary_dim(&self) -> usize {
         (self.head_dim() as f64 * self.partial_rotary_factor).round() as usize
+    }
+
+    /// Reads a config.json; keys that mean nothing here are ignored.
+    ///
+    /// # Errors
+    /// When a field is missing or of another kind, or the numbers describe no network.
+    pub fn from_json(text: &str) -> Result<Self, ConfigError> {
+        let config: Self = serde_json::from_str(text).map_err(|error| ConfigError {
+            field: "config.json",
+            expected: "a transformer's config".into(),
+            found: error.to_string(),
+        })?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Parameters in all, and those that a token of `task` meets: not the other group's experts, and of its own group's routed experts only
+    /// as many as are chosen.
+    pub fn num_parameters(&self, task: Task) -> (usize, usize) {
+        let (width, moe) = (self.hidden_size, &self.moe);
+        let linear = |num_in: usize, num_out: usize| num_in * num_out + num_out;
+        let norms = if self.qk_layernorm { 4 * self.head_dim() } else { 0 };
+        let mlp = linear(width, self.intermediate_size) + linear(self.intermediate_size, width);
+        let block = 2 * width + 4 * linear(width, width) + norms + mlp;
+        let mut total = self.num_hidden_layers * block + 2 * width + self.vocab_size * width + linear(width, self.vocab_size);
+        total += self.mm_projector_dim.map_or(0, |dim| linear(dim, width) + linear(width, width));
+        let mut idle = 0;
+        if moe.level.token() {
+            let expert = linear(width, moe.routed_intermediate_size) + linear(moe.routed_intermediate_size, width);
+            let group = moe.num_routed_experts * (width + expert);
+            total += self.num_hidden_layers * 2 * group;
+            idle += self.num_hidden_layers * (group + (moe.num_routed_experts - moe.num_experts_per_tok) * expert);
+        }
+        if moe.level.sequence() {
+            let group = linear(width, NUM_SEQUENCE_EXPERTS) + 4;
+            let resampler = |dim: usize| self.num_vq_tokens * width + 2 * dim + 2 * linear(dim, width) + linear(width, width);
+            let spread = moe.num_feature_tokens * moe.feature_token_dim;
+            let noise = linear(2 * NOISE_FREQUENCIES, width) + linear(width, spread) + resampler(moe.feature_token_dim);
+            let sight = resampler(moe.clip_dim) + linear(moe.face_dim, spread) + resampler(moe.feature_token_dim);
+            total += self.num_hidden_layers * (2 * width + 1 + 2 * group) + noise + sight;
+            idle += self.num_hidden_layers * group + if task == Task::T2i { sight } else { noise };
+        }
+        (total, total - idle)
     }
 
     /// Ids of the tokens that are no text.
@@ -294,6 +342,31 @@ impl ModelConfig {
         if !(1..=NUM_SEQUENCE_EXPERTS).contains(&moe.num_sequence_experts_per_image) {
             return wrong("moe.num_sequence_experts_per_image", "1 to 4".into(), moe.num_sequence_experts_per_image.to_string());
         }
+        for (field, value) in [
+            ("moe.routed_intermediate_size", moe.routed_intermediate_size),
+            ("moe.clip_dim", moe.clip_dim),
+            ("moe.face_dim", moe.face_dim),
+            ("moe.num_feature_tokens", moe.num_feature_tokens),
+            ("moe.feature_token_dim", moe.feature_token_dim),
+        ] {
+            if value == 0 || value > 1 << 20 {
+                return wrong(field, "1 to 1048576".into(), value.to_string());
+            }
+        }
+        for (field, value, low) in [
+            ("layer_norm_eps", self.layer_norm_eps, 0.0),
+            ("rope_theta", self.rope_theta, 1.0),
+        ] {
+            if !(value.is_finite() && value > low) {
+                return wrong(field, format!("above {low}"), value.to_string());
+            }
+        }
+        if !moe.sequence_scale_init.is_finite() {
+            return wrong("moe.sequence_scale_init", "a number".into(), moe.sequence_scale_init.to_string());
+        }
+        if self.max_seq_length < 2 {
+            return wrong("max_seq_length", "at least 2".into(), self.max_seq_length.to_string());
+        }
         if !self.question_template.contains("{question}") {
             return wrong("question_template", "text with {question} in it".into(), format!("{:?}", self.question_template));
         }
@@ -314,6 +387,27 @@ mod tests {
         assert_eq!((ids.pad, ids.soi, ids.t2i, ids.mmu, ids.lvg), (50_295, 50_296, 50_300, 50_301, 50_304));
         assert_eq!((ids.image_offset, ids.mask, ids.eot), (50_305, 58_497, 50_256));
         assert_eq!((base.head_dim(), base.rotary_dim()), (64, 32));
+    }
+
+    #[test]
+    fn the_full_model_has_about_1_8_billion_parameters() {
+        let mut base = ModelConfig::base();
+        let (total, generation) = base.num_parameters(Task::T2i);
+        let understanding = base.num_parameters(Task::Mmu).1;
+        assert_eq!((total, generation, understanding), (1_876_349_466, 1_557_885_786, 1_564_969_818));
+        base.moe.level = MoeLevel::None;
+        assert_eq!(base.num_parameters(Task::Mmu), (1_448_176_770, 1_448_176_770));
+        base.mm_projector_dim = Some(1024);
+        assert_eq!(base.num_parameters(Task::T2i).0, 1_454_472_322);
+    }
+
+    #[test]
+    fn configs_survive_json_and_unknown_keys() {
+        let mini = ModelConfig::mini();
+        let text = serde_json::to_string(&mini).unwrap().replacen('{', "{\"load_from_showo\": true, ", 1);
+        assert_eq!(ModelConfig::from_json(&text).unwrap(), mini);
+        assert!(ModelConfig::from_json("{}").unwrap_err().to_string().contains("missing field"));
+        assert!(ModelConfig::from_json(&text.replace("\"hidden_size\":256", "\"hidden_size\":0")).is_err());
     }
 
     #[test]

@@ -10,7 +10,8 @@ use super::Task;
 use crate::config::ModelConfig;
 use crate::nn::{LayerNorm, Linear};
 
-const NOISE_FREQUENCIES: usize = 64;
+/// Sines and cosines each of the noise level's embedding.
+pub(crate) const NOISE_FREQUENCIES: usize = 64;
 
 /// Features of a batch; what is absent makes its expert a copy.
 #[derive(Debug, Clone, Default)]
@@ -102,14 +103,14 @@ impl FeatureResamplers {
     pub fn new(config: &ModelConfig, device: &Device) -> Self {
         let moe = &config.moe;
         let width = config.hidden_size;
-        let spread = moe.num_feature_tokens * width;
+        let spread = moe.num_feature_tokens * moe.feature_token_dim;
         Self {
             noise_fc1: Linear::with_std(2 * NOISE_FREQUENCIES, width, true, 0.1, device),
             noise_fc2: Linear::with_std(width, spread, true, (width as f64).sqrt().recip(), device),
-            noise: Resampler::new(width, config, device),
+            noise: Resampler::new(moe.feature_token_dim, config, device),
             clip: Resampler::new(moe.clip_dim, config, device),
             face_tokens: Linear::with_std(moe.face_dim, spread, true, (moe.face_dim as f64).sqrt().recip(), device),
-            face: Resampler::new(width, config, device),
+            face: Resampler::new(moe.feature_token_dim, config, device),
             num_feature_tokens: moe.num_feature_tokens,
         }
     }

@@ -4,6 +4,7 @@ mod features;
 mod sequence;
 mod token;
 
+pub(crate) use features::NOISE_FREQUENCIES;
 pub use features::{ExpertFeatures, FeatureResamplers, Resampled, Resampler};
 pub use sequence::{SequenceGroup, SequenceMoe};
 pub use token::{TokenExperts, TokenMoe, top_k};

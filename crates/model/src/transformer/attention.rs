@@ -43,6 +43,24 @@ impl LayerCache {
         self.len() == 0
     }
 
+    /// Layers as rows of one, padded on the left with zeros to `longest` positions.
+    pub(super) fn stack<'a>(layers: impl Iterator<Item = &'a Self>, longest: usize) -> Self {
+        let held: Vec<_> = layers.filter_map(|layer| layer.keys_values.as_ref()).collect();
+        let padded = |x_BSD: &Tensor<3>| {
+            let [rows, length, width] = x_BSD.dims();
+            if length == longest {
+                return x_BSD.clone();
+            }
+            Tensor::cat(vec![Tensor::zeros([rows, longest - length, width], &x_BSD.device()), x_BSD.clone()], 1)
+        };
+        if held.is_empty() {
+            return Self::default();
+        }
+        let keys = Tensor::cat(held.iter().map(|(keys, _)| padded(keys)).collect(), 0);
+        let values = Tensor::cat(held.iter().map(|(_, values)| padded(values)).collect(), 0);
+        Self { keys_values: Some((keys, values)) }
+    }
+
     /// The held positions followed by new ones; one row of held positions serves all rows of a batch.
     fn followed_by(&self, keys: Tensor<3>, values: Tensor<3>) -> (Tensor<3>, Tensor<3>) {
         match &self.keys_values {

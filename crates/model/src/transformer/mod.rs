@@ -11,13 +11,17 @@
 
 mod attention;
 mod block;
+mod code_rows;
+mod generate;
 mod positions;
 
 pub use attention::{Attention, LayerCache};
 pub use block::{Block, Mlp};
+pub use code_rows::init_code_rows_from_bits;
+pub use generate::{PromptCache, Reading};
 pub use positions::Positions;
 
-use burn::module::{Module, ModuleMapper, Param};
+use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor};
 use unif2ace_ops::{Activation, linear};
 
@@ -97,6 +101,13 @@ pub enum Features {
     Resampled(Resampled),
 }
 
+impl Default for Features {
+    /// None: the experts that would mix them in copy.
+    fn default() -> Self {
+        Self::Resampled(Resampled::default())
+    }
+}
+
 /// Keys and values of earlier positions, ready to attend to.
 #[derive(Debug, Clone, Default)]
 pub struct KvCache {
@@ -117,6 +128,14 @@ impl KvCache {
     /// Whether nothing is held.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Caches as rows of one, padded on the left with zeros to the longest; `None` for an empty list.
+    fn stack(caches: &[&Self]) -> Option<Self> {
+        let longest = caches.iter().map(|cache| cache.len()).max()?;
+        let num_layers = caches.iter().map(|cache| cache.layers.len()).min()?;
+        let layer = |index: usize| LayerCache::stack(caches.iter().map(|cache| &cache.layers[index]), longest);
+        Some(Self { layers: (0..num_layers).map(layer).collect() })
     }
 }
 
@@ -248,103 +267,4 @@ impl Unif2ace {
         let bias = head.bias.as_ref().map(|bias| bias.val().narrow(0, start, num));
         linear(x, head.weight.val().narrow(0, start, num), bias, Activation::None)
     }
-
-    /// Parameters in all, and those that one token of `task` meets (its group's chosen experts; the other group's none).
-    pub fn num_parameters(&self, task: Task) -> (usize, usize) {
-        let total = self.num_params();
-        let moe = &self.config.moe;
-        let mut idle = 0;
-        for layer in &self.showo.model.layers {
-            if let Some(token) = &layer.moe {
-                let experts = |group: &crate::moe::TokenExperts| {
-                    [group.fc1_weight.val().shape().num_elements(), group.fc2_weight.val().shape().num_elements(),
-                     group.fc1_bias.val().shape().num_elements(), group.fc2_bias.val().shape().num_elements()].iter().sum::<usize>()
-                };
-                let other = match task {
-                    Task::T2i => &token.mmu,
-                    Task::Mmu => &token.t2i,
-                };
-                idle += other.num_params();
-                let unchosen = moe.num_routed_experts - moe.num_experts_per_tok;
-                idle += experts(token.group(task)) * unchosen / moe.num_routed_experts;
-            }
-            if let Some(sequence) = &layer.sequence {
-                idle += match task {
-                    Task::T2i => sequence.mmu.num_params(),
-                    Task::Mmu => sequence.t2i.num_params(),
-                };
-            }
-        }
-        if let Some(resamplers) = &self.resamplers {
-            let noise = resamplers.noise_fc1.num_params() + resamplers.noise_fc2.num_params() + resamplers.noise.num_params();
-            idle += match task {
-                Task::T2i => resamplers.num_params() - noise,
-                Task::Mmu => noise,
-            };
-        }
-        (total, total - idle)
-    }
-}
-
-/// Gives every image code's rows of the embedding and the head a start that follows its bits: `row = sum_i ±b_i` with random vectors b_i, so
-/// that codes which look alike start alike. For training from scratch; without it each of the 8,192 rows must be learned alone.
-pub fn init_code_rows_from_bits(model: Unif2ace, seed: u64) -> Unif2ace {
-    struct Rows {
-        path: Vec<String>,
-        offset: usize,
-        codes: usize,
-        seed: u64,
-    }
-    impl ModuleMapper for Rows {
-        fn enter_module(&mut self, name: &str, _container: &str) {
-            self.path.push(name.to_owned());
-        }
-        fn exit_module(&mut self, _name: &str, _container: &str) {
-            self.path.pop();
-        }
-        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-            let path = self.path.join(".");
-            let stream = match path.as_str() {
-                "showo.model.embed_tokens.weight" => 0,
-                "showo.lm_head.weight" => 1,
-                _ => return param,
-            };
-            let (offset, codes, seed) = (self.offset, self.codes, self.seed);
-            param.map(|tensor| code_rows(tensor, offset, codes, seed, stream))
-        }
-    }
-    let config = model.config().clone();
-    let offset = config.special_ids().image_offset as usize;
-    model.map(&mut Rows { path: Vec::new(), offset, codes: config.codebook_size, seed })
-}
-
-fn code_rows<const D: usize>(tensor: Tensor<D>, offset: usize, codes: usize, seed: u64, image: u64) -> Tensor<D> {
-    use unif2ace_diffusion::rng::{Key, Stream};
-    let shape = tensor.dims();
-    let width = shape[D - 1];
-    let device = tensor.device();
-    let tracked = tensor.is_require_grad();
-    let bits = codes.next_power_of_two().trailing_zeros() as usize;
-    let key = Key::new(seed, image);
-    let std = crate::nn::INIT_STD as f32 / (bits.max(1) as f32).sqrt();
-    // Sum of uniforms: close enough to normal, and keyed.
-    let normal = |bit: usize, column: usize| -> f32 {
-        let sum: f32 = (0..4).map(|part| key.uniform(Stream::Init, bit as u32, (column * 4 + part) as u32)).sum();
-        (sum - 2.0) * 3f32.sqrt() * std
-    };
-    let table: Vec<f32> = (0..bits).flat_map(|bit| (0..width).map(move |column| (bit, column))).map(|(bit, column)| normal(bit, column)).collect();
-    let mut values: Vec<f32> = tensor.into_data().iter::<f32>().collect();
-    for code in 0..codes {
-        let row = &mut values[(offset + code) * width..][..width];
-        // The random part that tells look-alikes apart stays, at a fifth.
-        row.iter_mut().for_each(|value| *value *= 0.2);
-        for bit in 0..bits {
-            let sign = if code >> (bits - 1 - bit) & 1 == 1 { 1.0 } else { -1.0 };
-            for (value, &direction) in row.iter_mut().zip(&table[bit * width..][..width]) {
-                *value += sign * direction;
-            }
-        }
-    }
-    let tensor = Tensor::from_data(burn::tensor::TensorData::new(values, shape), &device);
-    if tracked { tensor.require_grad() } else { tensor }
 }

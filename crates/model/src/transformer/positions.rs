@@ -16,7 +16,7 @@ pub enum Positions {
 
 impl Positions {
     /// Cosines and sines `[B or 1, L, R]`: the angles `p / theta^(2i/R)`, i below R/2, twice in a row.
-    pub(super) fn rotary(&self, length: usize, config: &ModelConfig, device: &Device) -> Rotary {
+    pub fn rotary(&self, length: usize, config: &ModelConfig, device: &Device) -> Rotary {
         let dims = config.rotary_dim();
         let half = dims / 2;
         let inverse: Vec<f32> = (0..half)

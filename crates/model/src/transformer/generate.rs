@@ -1,0 +1,245 @@
+//! Passes that reuse what does not change: the prompt while an image is denoised, the image while questions are answered.
+//! Both give what one pass over the whole row gives. B rows, N image tokens, D width.
+
+use burn::tensor::{Int, Tensor, TensorData};
+
+use super::{Batch, CacheUse, Features, Hidden, Input, KvCache, Positions, Unif2ace};
+use crate::error::{Result, input};
+use crate::masks::Mask;
+use crate::moe::{MoeStats, Task};
+
+/// Prompts of generation, ready to denoise against. Text is causal, so its keys and values never change, and pads are never computed,
+/// only counted in the positions.
+#[derive(Debug, Clone)]
+pub struct PromptCache {
+    cache: KvCache,
+    lengths: Vec<usize>,
+}
+
+impl PromptCache {
+    /// Prompts of different lengths as rows of one batch, in this order; a prompt may come several times.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn stack(prompts: &[&PromptCache]) -> Result<PromptCache> {
+        let caches: Vec<_> = prompts.iter().map(|prompt| &prompt.cache).collect();
+        let Some(cache) = KvCache::stack(&caches) else {
+            return input("stack prompts", "at least one prompt", 0, "read a prompt first");
+        };
+        let longest = cache.len();
+        let lengths = prompts.iter().flat_map(|prompt| prompt.lengths.iter().copied()).collect();
+        debug_assert!(prompts.iter().all(|prompt| prompt.cache.len() <= longest));
+        Ok(PromptCache { cache, lengths })
+    }
+
+    /// Rows; one row serves any batch.
+    pub fn num_rows(&self) -> usize {
+        self.lengths.len()
+    }
+}
+
+/// An image and perhaps text that were read, ready for more text. Clones share their memory, so many questions can follow one image.
+#[derive(Debug, Clone)]
+pub struct Reading {
+    cache: KvCache,
+}
+
+impl Reading {
+    /// Positions read.
+    pub fn len(&self) -> usize {
+        self.cache.len()
+    }
+
+    /// Whether nothing was read.
+    pub fn is_empty(&self) -> bool {
+        self.cache.is_empty()
+    }
+}
+
+impl Unif2ace {
+    fn ids_tensor(&self, operation: &'static str, rows: &[&[u32]]) -> Result<Tensor<2, Int>> {
+        let length = rows.first().map_or(0, |row| row.len());
+        if length == 0 || rows.iter().any(|row| row.len() != length) {
+            let found = format!("{:?}", rows.iter().map(|row| row.len()).collect::<Vec<_>>());
+            return input(operation, "rows of one length above 0", found, "pad the rows");
+        }
+        if let Some(id) = rows.iter().flat_map(|row| row.iter()).find(|&&id| id as usize >= self.config.vocab_size) {
+            return input(operation, format!("ids below {}", self.config.vocab_size), id, "use the tokenizer and VQ of this model");
+        }
+        let values: Vec<i64> = rows.iter().flat_map(|row| row.iter().map(|&id| i64::from(id))).collect();
+        let device = self.showo.lm_head.weight.val().device().without_autodiff();
+        Ok(Tensor::from_data(TensorData::new(values, [rows.len(), length]), &device))
+    }
+
+    /// Computes a prompt (from [`crate::prompts::Prompter::t2i_head`]) once for all denoising steps.
+    ///
+    /// # Errors
+    /// When it is empty, longer than the text budget, or holds ids beyond the vocabulary.
+    pub fn read_prompt(&self, head: &[u32]) -> Result<PromptCache> {
+        const OPERATION: &str = "read a prompt";
+        let end = self.config.max_seq_length + 1;
+        if head.len() > end {
+            return input(OPERATION, format!("at most {end} tokens"), head.len(), "cut the prompt");
+        }
+        let ids_BL = self.ids_tensor(OPERATION, &[head])?;
+        let mut cache = KvCache::new();
+        let batch = Batch {
+            mask_BLS: Mask::causal(head.len(), head.len()).tensor(&ids_BL.device()),
+            input: Input::Ids(ids_BL),
+            positions: Positions::From(end - head.len()),
+            task: Task::T2i,
+            image_start: None,
+            features: Features::default(),
+        };
+        self.hidden_cached(batch, CacheUse::Append(&mut cache));
+        Ok(PromptCache { cache, lengths: vec![head.len()] })
+    }
+
+    /// One denoising pass: `images` are N image ids a row, codes with offset or the mask id. `x_BLD` of the result is `[B, N, D]`, the
+    /// image tokens alone.
+    ///
+    /// # Errors
+    /// When rows are not N ids, or neither one nor as many prompts as rows were given.
+    pub fn denoise(&self, prompt: &PromptCache, images: &[&[u32]], features: Features) -> Result<Hidden> {
+        const OPERATION: &str = "denoise";
+        let num = self.config.num_vq_tokens;
+        if let Some(image) = images.iter().find(|image| image.len() != num) {
+            return input(OPERATION, format!("{num} image tokens a row"), image.len(), "use the picture size the model has");
+        }
+        if prompt.num_rows() != 1 && prompt.num_rows() != images.len() {
+            return input(OPERATION, format!("1 or {} prompts", images.len()), prompt.num_rows(), "stack one prompt for each row");
+        }
+        let ids = self.config.special_ids();
+        let rows: Vec<Vec<u32>> = images.iter().map(|image| [&[ids.soi], *image, &[ids.eoi]].concat()).collect();
+        let ids_BL = self.ids_tensor(OPERATION, &rows.iter().map(Vec::as_slice).collect::<Vec<_>>())?;
+        let mask = match prompt.lengths.as_slice() {
+            [length] => Mask::open(num + 2, length + num + 2),
+            lengths => Mask::after_padded(lengths, num + 2),
+        };
+        let batch = Batch {
+            mask_BLS: mask.tensor(&ids_BL.device()),
+            input: Input::Ids(ids_BL),
+            positions: Positions::From(self.config.max_seq_length + 1),
+            task: Task::T2i,
+            image_start: Some(1),
+            features,
+        };
+        self.check(&batch, prompt.cache.len())?;
+        let hidden = self.hidden_cached(batch, CacheUse::Read(&prompt.cache));
+        Ok(Hidden { x_BLD: hidden.x_BLD.narrow(1, 1, num), stats: hidden.stats })
+    }
+
+    /// Reads an image (from [`crate::prompts::Prompter::mmu_prefix`]) once for any number of questions. The sequence-level
+    /// experts act here; text behind the image does not meet them.
+    ///
+    /// # Errors
+    /// When the prefix is not N + 3 ids of the vocabulary, or features don't fit.
+    pub fn read_image(&self, prefix: &[u32], features: Features) -> Result<(Reading, MoeStats)> {
+        const OPERATION: &str = "read an image";
+        let length = self.config.num_vq_tokens + 3;
+        if prefix.len() != length {
+            return input(OPERATION, format!("{length} tokens"), prefix.len(), "build the row with Prompter::mmu_prefix");
+        }
+        let ids_BL = self.ids_tensor(OPERATION, &[prefix])?;
+        let batch = Batch {
+            mask_BLS: Mask::open(length, length).tensor(&ids_BL.device()),
+            input: Input::Ids(ids_BL),
+            positions: Positions::From(0),
+            task: Task::Mmu,
+            image_start: Some(2),
+            features,
+        };
+        self.check(&batch, 0)?;
+        let mut cache = KvCache::new();
+        let hidden = self.hidden_cached(batch, CacheUse::Append(&mut cache));
+        Ok((Reading { cache }, hidden.stats))
+    }
+
+    /// Reads on, many tokens or one, and returns the last one's state after the final norm, `[1, D]`.
+    ///
+    /// # Errors
+    /// When there are no ids, or some beyond the vocabulary.
+    pub fn read_text(&self, reading: &mut Reading, ids: &[u32]) -> Result<(Tensor<2>, MoeStats)> {
+        let ids_BL = self.ids_tensor("read text", &[ids])?;
+        let first = reading.cache.len();
+        let batch = Batch {
+            mask_BLS: Mask::causal(ids.len(), first + ids.len()).tensor(&ids_BL.device()),
+            input: Input::Ids(ids_BL),
+            positions: Positions::From(first),
+            task: Task::Mmu,
+            image_start: None,
+            features: Features::default(),
+        };
+        let hidden = self.hidden_cached(batch, CacheUse::Append(&mut reading.cache));
+        let last_1D = hidden.x_BLD.narrow(1, ids.len() - 1, 1).squeeze_dim(1);
+        Ok((last_1D, hidden.stats))
+    }
+
+    /// Whether the shapes of a pass over new positions after `cached` ones fit together and the network.
+    ///
+    /// # Errors
+    /// Names the part that does not fit.
+    pub fn check(&self, batch: &Batch, cached: usize) -> Result<()> {
+        const OPERATION: &str = "forward pass";
+        const HINT: &str = "build rows, masks and positions together";
+        let [rows, length] = match &batch.input {
+            Input::Ids(ids_BL) => ids_BL.dims(),
+            Input::Embeddings(x_BLD) => {
+                let [rows, length, width] = x_BLD.dims();
+                if width != self.config.hidden_size {
+                    return input(OPERATION, format!("embeddings of width {}", self.config.hidden_size), width, HINT);
+                }
+                [rows, length]
+            }
+        };
+        let mask = batch.mask_BLS.dims();
+        if (mask[0] != 1 && mask[0] != rows) || mask[1..] != [length, cached + length] {
+            return input(OPERATION, format!("mask [1 or {rows}, {length}, {}]", cached + length), format!("{mask:?}"), HINT);
+        }
+        if let Positions::Rows(lists) = &batch.positions
+            && ((lists.len() != 1 && lists.len() != rows) || lists.iter().any(|list| list.len() != length))
+        {
+            return input(OPERATION, format!("1 or {rows} lists of {length} positions"), format!("{} lists", lists.len()), HINT);
+        }
+        let num = self.config.num_vq_tokens;
+        if let Some(start) = batch.image_start
+            && start + num > length
+        {
+            return input(OPERATION, format!("{num} image tokens from place {start} in {length}"), "a shorter row", HINT);
+        }
+        self.check_features(&batch.features, rows)
+    }
+
+    fn check_features(&self, features: &Features, rows: usize) -> Result<()> {
+        const OPERATION: &str = "expert features";
+        const HINT: &str = "use the encoders that the model was trained with";
+        let (num, width) = (self.config.num_vq_tokens, self.config.hidden_size);
+        match features {
+            Features::Raw(raw) => {
+                if let Some(levels) = &raw.noise_level
+                    && (levels.len() != rows || levels.iter().any(|level| !(0.0..=1.0).contains(level)))
+                {
+                    return input(OPERATION, format!("{rows} noise levels between 0 and 1"), format!("{levels:?}"), HINT);
+                }
+                if let Some(dims) = raw.clip_BPC.as_ref().map(Tensor::dims)
+                    && (dims[0] != rows || dims[1] == 0 || dims[2] != self.config.moe.clip_dim)
+                {
+                    return input(OPERATION, format!("CLIP features [{rows}, P, {}]", self.config.moe.clip_dim), format!("{dims:?}"), HINT);
+                }
+                if let Some(dims) = raw.face_BF.as_ref().map(Tensor::dims)
+                    && dims != [rows, self.config.moe.face_dim]
+                {
+                    return input(OPERATION, format!("face embeddings [{rows}, {}]", self.config.moe.face_dim), format!("{dims:?}"), HINT);
+                }
+            }
+            Features::Resampled(resampled) => {
+                for dims in [&resampled.noise, &resampled.clip, &resampled.face].into_iter().flatten().map(Tensor::dims) {
+                    if (dims[0] != 1 && dims[0] != rows) || dims[1..] != [num, width] {
+                        return input(OPERATION, format!("resampled [1 or {rows}, {num}, {width}]"), format!("{dims:?}"), HINT);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}

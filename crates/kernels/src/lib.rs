@@ -1,10 +1,15 @@
 //! CPU kernels on plain slices. The only crate with unsafe code: SIMD behind run-time detection, each kernel with a scalar twin.
 
 pub mod activation;
+pub mod adamw;
 pub mod attention;
+pub mod conv;
 pub mod cpu;
 pub mod gemm;
+pub mod group_norm;
 pub mod linear;
 pub mod loss;
+pub mod moe;
 pub mod norm;
+pub mod optim;
 mod simd;

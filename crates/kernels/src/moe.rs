@@ -1,0 +1,189 @@
+//! Routed experts: rows sorted by expert, one matrix product an expert on its rows only, forward and backward.
+
+use rayon::prelude::*;
+
+use crate::activation::{self, Activation};
+use crate::gemm::{Matrix, Precision, gemm_serial};
+
+/// Sizes of a bank of experts.
+#[derive(Debug, Clone, Copy)]
+pub struct Shape {
+    /// Width of a row.
+    pub width: usize,
+    /// Inner width of an expert.
+    pub inner: usize,
+    /// Experts.
+    pub experts: usize,
+    /// Choices a row.
+    pub chosen: usize,
+}
+
+/// The two layers of all experts: `[experts, inner, width]`, `[experts, inner]`, `[experts, width, inner]`, `[experts, width]`.
+#[derive(Debug, Clone, Copy)]
+pub struct Weights<'a> {
+    /// First matrices.
+    pub w1: &'a [f32],
+    /// First shifts.
+    pub b1: &'a [f32],
+    /// Second matrices.
+    pub w2: &'a [f32],
+    /// Second shifts.
+    pub b2: &'a [f32],
+}
+
+/// What one expert did: the slots (`row * chosen + choice`) it served, in order of rows, and its inner values before the activation.
+#[derive(Debug, Clone)]
+pub struct Served {
+    slots: Vec<usize>,
+    before: Vec<f32>,
+}
+
+/// Gradients of [`forward`].
+#[derive(Debug, Clone)]
+pub struct Gradients {
+    /// Of x.
+    pub x: Vec<f32>,
+    /// Of the gates.
+    pub gates: Vec<f32>,
+    /// Of the first matrices.
+    pub w1: Vec<f32>,
+    /// Of the first shifts.
+    pub b1: Vec<f32>,
+    /// Of the second matrices.
+    pub w2: Vec<f32>,
+    /// Of the second shifts.
+    pub b2: Vec<f32>,
+}
+
+fn gather(x: &[f32], slots: &[usize], shape: Shape) -> Vec<f32> {
+    let mut out = Vec::with_capacity(slots.len() * shape.width);
+    for slot in slots {
+        out.extend_from_slice(&x[slot / shape.chosen * shape.width..][..shape.width]);
+    }
+    out
+}
+
+fn repeated(bias: &[f32], rows: usize) -> Vec<f32> {
+    let mut out = Vec::with_capacity(rows * bias.len());
+    for _ in 0..rows {
+        out.extend_from_slice(bias);
+    }
+    out
+}
+
+/// `y_r = Σ_k gate[r, k] (act(x_r w1[e]^T + b1[e]) w2[e]^T + b2[e])` with `e = index[r, k]`, and what the backward pass needs. A choice
+/// that names no expert counts as none.
+pub fn forward(
+    x: &[f32],
+    index: &[i64],
+    gates: &[f32],
+    weights: Weights<'_>,
+    act: Activation,
+    shape: Shape,
+    precision: Precision,
+) -> (Vec<f32>, Vec<Served>) {
+    let Shape { width, inner, experts, .. } = shape;
+    let mut slots = vec![Vec::new(); experts];
+    for (slot, &expert) in index.iter().enumerate() {
+        if let Some(list) = usize::try_from(expert).ok().and_then(|expert| slots.get_mut(expert)) {
+            list.push(slot);
+        }
+    }
+    let (outputs, served): (Vec<Vec<f32>>, Vec<Served>) = slots
+        .into_par_iter()
+        .enumerate()
+        .map(|(expert, slots)| {
+            let rows = slots.len();
+            let x = gather(x, &slots, shape);
+            let w1 = Matrix::new(&weights.w1[expert * inner * width..][..inner * width], inner, width);
+            let w2 = Matrix::new(&weights.w2[expert * inner * width..][..inner * width], width, inner);
+            let mut before = repeated(&weights.b1[expert * inner..][..inner], rows);
+            gemm_serial(Matrix::new(&x, rows, width), w1.t(), &mut before, true, precision);
+            let mut hidden = before.clone();
+            activation::forward(&mut hidden, act);
+            let mut out = repeated(&weights.b2[expert * width..][..width], rows);
+            gemm_serial(Matrix::new(&hidden, rows, inner), w2.t(), &mut out, true, precision);
+            (out, Served { slots, before })
+        })
+        .unzip();
+    let mut y = vec![0.0; x.len()];
+    for (out, served) in outputs.iter().zip(&served) {
+        for (out, &slot) in out.chunks_exact(width).zip(&served.slots) {
+            let gate = gates[slot];
+            let y = &mut y[slot / shape.chosen * width..][..width];
+            y.iter_mut().zip(out).for_each(|(y, out)| *y += gate * out);
+        }
+    }
+    (y, served)
+}
+
+/// Gradients of [`forward`].
+#[allow(clippy::too_many_arguments)]
+pub fn backward(
+    x: &[f32],
+    gates: &[f32],
+    weights: Weights<'_>,
+    served: &[Served],
+    dy: &[f32],
+    act: Activation,
+    shape: Shape,
+    precision: Precision,
+) -> Gradients {
+    let Shape { width, inner, experts, .. } = shape;
+    let matrix = inner * width;
+    let mut w1 = vec![0.0; experts * matrix];
+    let mut b1 = vec![0.0; experts * inner];
+    let mut w2 = vec![0.0; experts * matrix];
+    let mut b2 = vec![0.0; experts * width];
+    let parts: Vec<(Vec<f32>, Vec<f32>)> = w1
+        .par_chunks_mut(matrix)
+        .zip(b1.par_chunks_mut(inner))
+        .zip(w2.par_chunks_mut(matrix).zip(b2.par_chunks_mut(width)))
+        .zip(served)
+        .enumerate()
+        .map(|(expert, (((dw1, db1), (dw2, db2)), Served { slots, before }))| {
+            let rows = slots.len();
+            let bias2 = &weights.b2[expert * width..][..width];
+            let x = gather(x, slots, shape);
+            let mut dy = gather(dy, slots, shape);
+            let mut hidden = before.clone();
+            activation::forward(&mut hidden, act);
+            let mut d_hidden = vec![0.0; rows * inner];
+            let weight2 = Matrix::new(&weights.w2[expert * matrix..][..matrix], width, inner);
+            gemm_serial(Matrix::new(&dy, rows, width), weight2, &mut d_hidden, false, precision);
+            let mut d_gates = Vec::with_capacity(rows);
+            for (((dy, hidden), d_hidden), &slot) in
+                dy.chunks_exact_mut(width).zip(hidden.chunks_exact(inner)).zip(d_hidden.chunks_exact_mut(inner)).zip(slots)
+            {
+                let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
+                d_gates.push(dot(d_hidden, hidden) + dot(dy, bias2));
+                let gate = gates[slot];
+                d_hidden.iter_mut().for_each(|d| *d *= gate);
+                for (dy, db2) in dy.iter_mut().zip(db2.iter_mut()) {
+                    *dy *= gate;
+                    *db2 += *dy;
+                }
+            }
+            activation::backward(&mut d_hidden, before, act);
+            for row in d_hidden.chunks_exact(inner) {
+                db1.iter_mut().zip(row).for_each(|(db1, d)| *db1 += d);
+            }
+            let d_before = Matrix::new(&d_hidden, rows, inner);
+            gemm_serial(Matrix::new(&dy, rows, width).t(), Matrix::new(&hidden, rows, inner), dw2, false, precision);
+            gemm_serial(d_before.t(), Matrix::new(&x, rows, width), dw1, false, precision);
+            let weight1 = Matrix::new(&weights.w1[expert * matrix..][..matrix], inner, width);
+            let mut dx = vec![0.0; rows * width];
+            gemm_serial(d_before, weight1, &mut dx, false, precision);
+            (dx, d_gates)
+        })
+        .collect();
+    let mut gradients = Gradients { x: vec![0.0; x.len()], gates: vec![0.0; gates.len()], w1, b1, w2, b2 };
+    for ((dx, d_gates), served) in parts.iter().zip(served) {
+        for ((dx, &d_gate), &slot) in dx.chunks_exact(width).zip(d_gates).zip(&served.slots) {
+            gradients.gates[slot] = d_gate;
+            let sum = &mut gradients.x[slot / shape.chosen * width..][..width];
+            sum.iter_mut().zip(dx).for_each(|(sum, dx)| *sum += dx);
+        }
+    }
+    gradients
+}

@@ -21,8 +21,11 @@ pub fn labelled_mean(logits_BLV: Tensor<3>, labels_BL: Tensor<2, Int>) -> Tensor
 /// Generation: every position from the start-of-image mark (place `max_seq_length + 1`) to the end predicts its own token. The two
 /// marks count too, as in the reference.
 pub fn t2i_loss(logits_BLV: Tensor<3>, labels_BL: Tensor<2, Int>, max_seq_length: usize) -> Tensor<1> {
-    let [_, length, _] = logits_BLV.dims();
-    let start = (max_seq_length + 1).min(length);
+    let [batch, length, _] = logits_BLV.dims();
+    let start = max_seq_length + 1;
+    if batch == 0 || start >= length {
+        return Tensor::zeros([1], &logits_BLV.device());
+    }
     labelled_mean(logits_BLV.narrow(1, start, length - start), labels_BL.narrow(1, start, length - start))
 }
 

@@ -33,7 +33,7 @@ pub trait CpuOps: Backend {
 }
 
 /// Contiguous values of a tensor, without a copy where it is contiguous already.
-fn values(tensor: &FlexTensor) -> Cow<'_, [f32]> {
+pub(crate) fn values(tensor: &FlexTensor) -> Cow<'_, [f32]> {
     match tensor.as_slice::<f32>() {
         Some(values) => Cow::Borrowed(values),
         None => {
@@ -43,11 +43,11 @@ fn values(tensor: &FlexTensor) -> Cow<'_, [f32]> {
     }
 }
 
-fn tensor(values: Vec<f32>, shape: impl Into<Shape>) -> FlexTensor {
+pub(crate) fn tensor(values: Vec<f32>, shape: impl Into<Shape>) -> FlexTensor {
     FlexTensor::new(Bytes::from_elems(values), Layout::contiguous(shape.into()), DType::F32)
 }
 
-fn dims<const D: usize>(tensor: &FlexTensor) -> [usize; D] {
+pub(crate) fn dims<const D: usize>(tensor: &FlexTensor) -> [usize; D] {
     let mut dims = [1; D];
     for (dim, &size) in dims.iter_mut().zip(tensor.layout().shape().iter()) {
         *dim = size;
@@ -55,7 +55,7 @@ fn dims<const D: usize>(tensor: &FlexTensor) -> [usize; D] {
     dims
 }
 
-fn targets(tensor: &FlexTensor) -> Vec<i64> {
+pub(crate) fn targets(tensor: &FlexTensor) -> Vec<i64> {
     let tensor = tensor.to_contiguous();
     match tensor.dtype() {
         DType::I32 => tensor.as_slice::<i32>().map(|v| v.iter().map(|&v| i64::from(v)).collect()),

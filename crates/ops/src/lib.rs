@@ -13,6 +13,8 @@ use unif2ace_kernels::gemm::Precision as KernelPrecision;
 
 use cpu::CpuOps;
 
+pub use unif2ace_kernels::optim::{AdamW as AdamWParams, adamw as adamw_step, moving_average, sum_of_squares};
+
 mod cpu;
 pub mod portable;
 
@@ -235,25 +237,49 @@ pub fn moe_mlp(
 
 /// Convolution, NHWC in and out; `weight` is `[out, in, kernel height, kernel width]` as in checkpoints.
 pub fn conv2d_nhwc(x_BHWC: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>, options: Conv2dOptions) -> Tensor<4> {
-    if on_cpu(&x_BHWC.device()) && options.stride == 1 && !options.upsample {
-        return convolution_as_linear(x_BHWC, weight, bias, options.padding);
+    if on_cpu(&x_BHWC.device()) && !options.upsample {
+        return convolution_as_linear(x_BHWC, weight, bias, options.padding, options.stride);
     }
     portable::conv2d_nhwc(x_BHWC, weight, bias, options)
 }
 
-/// A convolution of stride 1 as one matrix product over the shifted copies of the picture side by side.
-fn convolution_as_linear(x_BHWC: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>, padding: [usize; 4]) -> Tensor<4> {
+/// A convolution as one matrix product over the shifted copies of the picture side by side.
+fn convolution_as_linear(
+    x_BHWC: Tensor<4>,
+    weight: Tensor<4>,
+    bias: Option<Tensor<1>>,
+    [top, bottom, left, right]: [usize; 4],
+    stride: usize,
+) -> Tensor<4> {
     let [batch, height, width, channels] = x_BHWC.dims();
     let [num_out, _, rows, columns] = weight.dims();
-    let [top, bottom, left, right] = padding;
-    // The last two axes are what `pad` pads.
-    let x_BCHW = x_BHWC.permute([0, 3, 1, 2]).pad((left, right, top, bottom), 0.0);
-    let (out_height, out_width) = (height + top + bottom + 1 - rows, width + left + right + 1 - columns);
+    let out_height = (height + top + bottom - rows) / stride + 1;
+    let out_width = (width + left + right - columns) / stride + 1;
+    // The last two axes are what `pad` pads; the extra zeros complete the last strides and are never multiplied.
+    let x_BCHW = x_BHWC.permute([0, 3, 1, 2]).pad((left, right + stride - 1, top, bottom + stride - 1), 0.0);
     let padded_BHWC = x_BCHW.permute([0, 2, 3, 1]);
+    let padded_width = width + left + right + stride - 1;
     let mut shifted = Vec::with_capacity(rows * columns);
     for row in 0..rows {
+        let lines = padded_BHWC.clone().narrow(1, row, out_height * stride);
+        let lines: Tensor<4> = if stride == 1 {
+            lines
+        } else {
+            lines
+                .reshape([batch, out_height, stride, padded_width, channels])
+                .narrow(2, 0, 1)
+                .reshape([batch, out_height, padded_width, channels])
+        };
         for column in 0..columns {
-            shifted.push(padded_BHWC.clone().narrow(1, row, out_height).narrow(2, column, out_width));
+            let picture = lines.clone().narrow(2, column, out_width * stride);
+            shifted.push(if stride == 1 {
+                picture
+            } else {
+                picture
+                    .reshape([batch, out_height, out_width, stride, channels])
+                    .narrow(3, 0, 1)
+                    .reshape([batch, out_height, out_width, channels])
+            });
         }
     }
     let patches = Tensor::cat(shifted, 3).reshape([batch * out_height * out_width, rows * columns * channels]);
@@ -271,35 +297,4 @@ pub fn group_norm_nhwc(
     silu: bool,
 ) -> Tensor<4> {
     portable::group_norm_nhwc(x_BHWC, weight, bias, num_groups, eps, silu)
-}
-
-/// Hyper-parameters of one AdamW update.
-#[derive(Debug, Clone, Copy)]
-pub struct AdamWParams {
-    /// Learning rate.
-    pub lr: f32,
-    /// Decay of the first moment.
-    pub beta1: f32,
-    /// Decay of the second moment.
-    pub beta2: f32,
-    /// Guard of the denominator.
-    pub eps: f32,
-    /// Decoupled weight decay.
-    pub weight_decay: f32,
-    /// `1 - beta1^t`.
-    pub bias_correction1: f32,
-    /// `1 - beta2^t`.
-    pub bias_correction2: f32,
-}
-
-/// One AdamW update in place (Loshchilov and Hutter 2019); slices have one length.
-pub fn adamw_step(param: &mut [f32], grad: &[f32], m: &mut [f32], v: &mut [f32], hp: &AdamWParams) {
-    let root2 = hp.bias_correction2.sqrt();
-    let step = hp.lr / hp.bias_correction1;
-    for (((p, &g), m), v) in param.iter_mut().zip(grad).zip(m).zip(v) {
-        *m = hp.beta1 * *m + (1.0 - hp.beta1) * g;
-        *v = hp.beta2 * *v + (1.0 - hp.beta2) * g * g;
-        *p -= hp.lr * hp.weight_decay * *p;
-        *p -= step * *m / (v.sqrt() / root2 + hp.eps);
-    }
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{Gradients, Tensor};
-use unif2ace_ops::{AdamWParams, adamw_step};
+use unif2ace_ops::{AdamWParams, adamw_step, moving_average, sum_of_squares};
 
 use crate::error::{Result, TrainError};
 use crate::params::{HostTensor, HostTensors, map_parameters, tensor_values};
@@ -56,8 +56,7 @@ pub fn collect_gradients<M: Module>(module: &M, gradients: Gradients) -> HostGra
     let gradients = GradientsParams::from_grads(gradients, module);
     let mut collect = Collect { path: Vec::new(), gradients, out: BTreeMap::new() };
     module.visit(&mut collect);
-    let square = |values: &Vec<f32>| values.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>();
-    let norm = collect.out.values().map(square).sum::<f64>().sqrt();
+    let norm = collect.out.values().map(|values| sum_of_squares(values)).sum::<f64>().sqrt();
     HostGradients { tensors: collect.out, norm }
 }
 
@@ -110,9 +109,7 @@ impl OptimizerState {
                     shape: shape.to_vec(),
                     values: values.to_vec(),
                 });
-                for (average, &value) in ema.values.iter_mut().zip(values.iter()) {
-                    *average += (1.0 - ema_decay) * (value - *average);
-                }
+                moving_average(&mut ema.values, values, 1.0 - ema_decay);
             }
         });
         Ok(module)

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use unif2ace_model::config::ModelConfig;
+use unif2ace_model::encoders::{ClipConfig, ClipVisionConfig, Pooling};
 use unif2ace_model::vq::VqConfig;
 
 use crate::error::{Result, TrainError};
@@ -177,14 +178,15 @@ pub struct VqRecipe {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FaceRecipe {
-    /// Network sizes; the heads are the attribute schema's.
-    pub config: toml::Table,
+    /// The picture tower; the heads are the attribute schema's.
+    pub vision_config: ClipVisionConfig,
+    /// Width of the embedding.
+    pub embedding_size: usize,
+    /// Which states make the embedding.
+    pub pooling: Pooling,
     /// Largest random shift in pixels.
     #[serde(default)]
     pub max_shift: usize,
-    /// Smoothing of the target distribution.
-    #[serde(default)]
-    pub label_smoothing: f64,
 }
 
 /// The contrastive pair.
@@ -192,9 +194,14 @@ pub struct FaceRecipe {
 #[serde(deny_unknown_fields)]
 pub struct ClipRecipe {
     /// Network sizes.
-    pub config: toml::Table,
-    /// `face.safetensors` whose vision trunk the vision tower starts from.
+    pub config: ClipConfig,
+    /// `face.safetensors` whose picture tower this one starts from.
     pub init_vision_from: Option<PathBuf>,
+    /// `tokenizer.json` of the model folder.
+    pub tokenizer: PathBuf,
+    /// Part of the captions that are own paraphrases of the attributes.
+    #[serde(default)]
+    pub paraphrase_fraction: f64,
     /// Largest random shift in pixels.
     #[serde(default)]
     pub max_shift: usize,

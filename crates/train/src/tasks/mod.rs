@@ -1,5 +1,6 @@
 //! What the trainer can train: one file a part of the model.
 
+pub mod face;
 pub mod vq;
 
 use std::path::Path;
@@ -29,6 +30,6 @@ pub fn write_sheet(above: &Tensor<4>, below: &Tensor<4>, path: &Path) -> Result<
     Ok(unif2ace_io::write_atomic(path, &encode_png(&sheet, None).map_err(data)?)?)
 }
 
-fn data(error: impl std::fmt::Display) -> TrainError {
+pub(crate) fn data(error: impl std::fmt::Display) -> TrainError {
     TrainError::Data(error.to_string())
 }

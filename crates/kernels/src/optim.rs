@@ -1,0 +1,97 @@
+//! AdamW and what goes with it, over all threads.
+
+use rayon::prelude::*;
+
+use crate::simd::multiversion;
+
+const CHUNK: usize = 1 << 15;
+
+/// Hyper-parameters of one AdamW update.
+#[derive(Debug, Clone, Copy)]
+pub struct AdamW {
+    /// Learning rate.
+    pub lr: f32,
+    /// Decay of the first moment.
+    pub beta1: f32,
+    /// Decay of the second moment.
+    pub beta2: f32,
+    /// Guard of the denominator.
+    pub eps: f32,
+    /// Decoupled weight decay.
+    pub weight_decay: f32,
+    /// `1 - beta1^t`.
+    pub bias_correction1: f32,
+    /// `1 - beta2^t`.
+    pub bias_correction2: f32,
+}
+
+multiversion! {
+    fn update(param: &mut [f32], grad: &[f32], m: &mut [f32], v: &mut [f32], hp: &AdamW) {
+        let root2 = 1.0 / hp.bias_correction2.sqrt();
+        let step = hp.lr / hp.bias_correction1;
+        let keep = 1.0 - hp.lr * hp.weight_decay;
+        for (((p, &g), m), v) in param.iter_mut().zip(grad).zip(m).zip(v) {
+            *m = hp.beta1 * *m + (1.0 - hp.beta1) * g;
+            *v = hp.beta2 * *v + (1.0 - hp.beta2) * g * g;
+            *p = *p * keep - step * *m / (v.sqrt() * root2 + hp.eps);
+        }
+    }
+}
+
+multiversion! {
+    fn approach(average: &mut [f32], values: &[f32], rate: f32) {
+        average.iter_mut().zip(values).for_each(|(average, &value)| *average += rate * (value - *average));
+    }
+}
+
+multiversion! {
+    fn squares(values: &[f32]) -> f64 {
+        let mut lanes = [0.0f64; 8];
+        for chunk in values.chunks(8) {
+            for (lane, &value) in lanes.iter_mut().zip(chunk) {
+                *lane += f64::from(value) * f64::from(value);
+            }
+        }
+        lanes.iter().sum()
+    }
+}
+
+/// One AdamW update in place (Loshchilov and Hutter 2019); the four slices have one length.
+pub fn adamw(param: &mut [f32], grad: &[f32], m: &mut [f32], v: &mut [f32], hp: &AdamW) {
+    param
+        .par_chunks_mut(CHUNK)
+        .zip(grad.par_chunks(CHUNK))
+        .zip(m.par_chunks_mut(CHUNK).zip(v.par_chunks_mut(CHUNK)))
+        .for_each(|((param, grad), (m, v))| update(param, grad, m, v, hp));
+}
+
+/// `average += rate * (values - average)`.
+pub fn moving_average(average: &mut [f32], values: &[f32], rate: f32) {
+    average
+        .par_chunks_mut(CHUNK)
+        .zip(values.par_chunks(CHUNK))
+        .for_each(|(average, values)| approach(average, values, rate));
+}
+
+/// Sum of squares in f64, the same for any number of threads.
+pub fn sum_of_squares(values: &[f32]) -> f64 {
+    let parts: Vec<f64> = values.par_chunks(CHUNK).map(squares).collect();
+    parts.iter().sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_update_by_hand() {
+        let hp = AdamW { lr: 0.1, beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.5, bias_correction1: 0.1, bias_correction2: 0.01 };
+        let (mut p, mut m, mut v) = (vec![1.0; 100], vec![0.0; 100], vec![0.0; 100]);
+        adamw(&mut p, &[2.0; 100], &mut m, &mut v, &hp);
+        // After one step the corrected moments are g and g^2: the step is lr, after decay by lr * weight_decay.
+        assert!(p.iter().all(|p| (p - (0.95 - 0.1)).abs() < 1e-5), "{p:?}");
+        assert!((sum_of_squares(&[3.0, 4.0]) - 25.0).abs() < 1e-12);
+        moving_average(&mut m, &[1.2; 100], 0.5);
+        assert!((m[99] - 0.7).abs() < 1e-6);
+    }
+}

@@ -1,0 +1,78 @@
+//! The face-attribute network: cross-entropy over the schema's attributes, where they can be seen.
+
+use std::path::Path;
+
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use unif2ace_model::encoders::{FaceNet, clip_pixels};
+
+use super::data;
+use crate::batches::{Augment, ImageStore, sample_indices};
+use crate::error::Result;
+use crate::params::tensor_values;
+use crate::trainer::{Objective, StepLoss};
+
+const EVALUATION_BATCH: usize = 32;
+
+/// Pictures with the class of every attribute, negative where it can't be told.
+pub struct LabelledImages {
+    /// Pictures.
+    pub images: ImageStore,
+    /// One list a picture, in the order of the schema's heads.
+    pub targets: Vec<Vec<i64>>,
+}
+
+/// Training of [`FaceNet`].
+pub struct FaceObjective {
+    /// Training pictures.
+    pub train: LabelledImages,
+    /// Held-out pictures.
+    pub held_out: LabelledImages,
+    /// Largest random shift in pixels.
+    pub max_shift: usize,
+    /// Rows per step.
+    pub batch_size: usize,
+    /// Seed of the run.
+    pub seed: u64,
+    /// Device with gradients.
+    pub device: Device,
+}
+
+impl Objective for FaceObjective {
+    type Model = FaceNet;
+
+    fn loss(&mut self, model: &FaceNet, step: u64) -> Result<StepLoss> {
+        let indices = sample_indices(self.seed, step, self.batch_size, self.train.images.len());
+        // No mirroring: left and right are attributes.
+        let augment = |row| Augment::random_shift(self.seed, step, row, self.max_shift);
+        let pixels_BHWC = self.train.images.batch(&indices, augment, &self.device);
+        let targets: Vec<i64> = indices.iter().flat_map(|&index| self.train.targets[index].iter().copied()).collect();
+        let heads = model.config().heads.len();
+        let targets_BA = Tensor::<2, Int>::from_data(TensorData::new(targets, [indices.len(), heads]), &self.device.clone().inner());
+        let output = model.forward(clip_pixels(pixels_BHWC)).map_err(data)?;
+        let total = model.loss(&output, targets_BA).map_err(data)?.loss;
+        let loss = f64::from(tensor_values(total.clone())[0]);
+        Ok(StepLoss { total, parts: vec![("cross_entropy", loss)], num_tokens: self.batch_size })
+    }
+
+    fn evaluate(&mut self, model: &FaceNet, _step: u64, _folder: &Path) -> Result<Vec<(String, f64)>> {
+        let device = self.device.clone().inner();
+        let heads = &model.config().heads;
+        let mut counts = vec![(0, 0); heads.len()];
+        let num = self.held_out.images.len();
+        for start in (0..num).step_by(EVALUATION_BATCH) {
+            let indices: Vec<usize> = (start..num.min(start + EVALUATION_BATCH)).collect();
+            let pixels_BHWC = self.held_out.images.batch(&indices, |_| Augment::default(), &device);
+            let output = model.forward(clip_pixels(pixels_BHWC)).map_err(data)?;
+            let targets = &self.held_out.targets[start..start + indices.len()];
+            for (sum, (hits, known)) in counts.iter_mut().zip(model.hits(&output, targets).map_err(data)?) {
+                sum.0 += hits;
+                sum.1 += known;
+            }
+        }
+        let rate = |hits: usize, known: usize| hits as f64 / known.max(1) as f64;
+        let (hits, known) = counts.iter().fold((0, 0), |sum, count| (sum.0 + count.0, sum.1 + count.1));
+        let mut measures = vec![("held_out_accuracy".to_owned(), rate(hits, known))];
+        measures.extend(heads.iter().zip(&counts).map(|(head, &(hits, known))| (format!("accuracy_{}", head.name), rate(hits, known))));
+        Ok(measures)
+    }
+}

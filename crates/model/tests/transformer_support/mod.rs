@@ -1,6 +1,6 @@
 //! Transformers from golden folders, and modules seen as named values.
 //! B batch, L positions, V vocabulary, D width.
-#![allow(dead_code, non_snake_case, clippy::unwrap_used)]
+#![allow(dead_code, non_snake_case, clippy::unwrap_used, clippy::print_stderr)]
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -8,7 +8,7 @@ use std::path::Path;
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Device, Gradients, Int, Tensor, TensorData};
 use serde_json::Value;
-use unif2ace_golden::{Tensors, json};
+use unif2ace_golden::{Tensors, assert_close, json, max_abs_diff};
 use unif2ace_model::config::{ModelConfig, MoeConfig, MoeLevel};
 use unif2ace_model::moe::{ExpertFeatures, Task};
 use unif2ace_model::transformer::{Batch, Features, Input, Positions, Unif2ace};
@@ -19,6 +19,15 @@ pub type Named = BTreeMap<String, Vec<f32>>;
 /// The CPU, with gradients or without.
 pub fn device(gradients: bool) -> Device {
     if gradients { Device::flex().autodiff() } else { Device::flex() }
+}
+
+/// `assert_close` that tells the difference it found (`cargo test -- --nocapture`).
+#[track_caller]
+pub fn close(actual: &[f32], expected: &[f32], tolerance: f32, what: &str) {
+    if actual.len() == expected.len() {
+        eprintln!("{what}: {:.1e} of {tolerance:.0e}", max_abs_diff(actual, expected).0);
+    }
+    assert_close(actual, expected, tolerance, what);
 }
 
 /// Small experts.
@@ -33,7 +42,7 @@ pub fn small_experts(level: MoeLevel) -> MoeConfig {
         clip_dim: 5,
         face_dim: 7,
         num_feature_tokens: 3,
-        feature_token_dim: 4,
+        ..ModelConfig::mini().moe
     }
 }
 

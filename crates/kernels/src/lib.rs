@@ -1,7 +1,6 @@
 //! CPU kernels on plain slices. The only crate with unsafe code: SIMD behind run-time detection, each kernel with a scalar twin.
 
 pub mod activation;
-pub mod adamw;
 pub mod attention;
 pub mod conv;
 pub mod cpu;

@@ -12,10 +12,14 @@ use unif2ace_kernels::activation::Activation as KernelActivation;
 use unif2ace_kernels::gemm::Precision as KernelPrecision;
 
 use cpu::CpuOps;
+use experts::ExpertOps;
+use pictures::PictureOps;
 
 pub use unif2ace_kernels::optim::{AdamW as AdamWParams, adamw as adamw_step, moving_average, sum_of_squares};
 
 mod cpu;
+mod experts;
+mod pictures;
 pub mod portable;
 
 /// Whether the device is burn's CPU backend, on which the kernels run.
@@ -232,59 +236,36 @@ pub fn moe_mlp(
     b2_ED: Tensor<2>,
     act: Activation,
 ) -> Tensor<2> {
-    portable::moe_mlp(x_RD, expert_index_RK, gates_RK, w1_EFD, b1_EF, w2_EDF, b2_ED, act)
+    if !on_cpu(&x_RD.device()) {
+        return portable::moe_mlp(x_RD, expert_index_RK, gates_RK, w1_EFD, b1_EF, w2_EDF, b2_ED, act);
+    }
+    Tensor::from_dispatch(Dispatch::f2_moe(
+        x_RD.into_dispatch(),
+        expert_index_RK.into_dispatch(),
+        gates_RK.into_dispatch(),
+        w1_EFD.into_dispatch(),
+        b1_EF.into_dispatch(),
+        w2_EDF.into_dispatch(),
+        b2_ED.into_dispatch(),
+        act.into(),
+        kernel_precision(),
+    ))
 }
 
 /// Convolution, NHWC in and out; `weight` is `[out, in, kernel height, kernel width]` as in checkpoints.
 pub fn conv2d_nhwc(x_BHWC: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>, options: Conv2dOptions) -> Tensor<4> {
-    if on_cpu(&x_BHWC.device()) && !options.upsample {
-        return convolution_as_linear(x_BHWC, weight, bias, options.padding, options.stride);
+    let device = x_BHWC.device();
+    if !on_cpu(&device) {
+        return portable::conv2d_nhwc(x_BHWC, weight, bias, options);
     }
-    portable::conv2d_nhwc(x_BHWC, weight, bias, options)
-}
-
-/// A convolution as one matrix product over the shifted copies of the picture side by side.
-fn convolution_as_linear(
-    x_BHWC: Tensor<4>,
-    weight: Tensor<4>,
-    bias: Option<Tensor<1>>,
-    [top, bottom, left, right]: [usize; 4],
-    stride: usize,
-) -> Tensor<4> {
-    let [batch, height, width, channels] = x_BHWC.dims();
-    let [num_out, _, rows, columns] = weight.dims();
-    let out_height = (height + top + bottom - rows) / stride + 1;
-    let out_width = (width + left + right - columns) / stride + 1;
-    // The last two axes are what `pad` pads; the extra zeros complete the last strides and are never multiplied.
-    let x_BCHW = x_BHWC.permute([0, 3, 1, 2]).pad((left, right + stride - 1, top, bottom + stride - 1), 0.0);
-    let padded_BHWC = x_BCHW.permute([0, 2, 3, 1]);
-    let padded_width = width + left + right + stride - 1;
-    let mut shifted = Vec::with_capacity(rows * columns);
-    for row in 0..rows {
-        let lines = padded_BHWC.clone().narrow(1, row, out_height * stride);
-        let lines: Tensor<4> = if stride == 1 {
-            lines
-        } else {
-            lines
-                .reshape([batch, out_height, stride, padded_width, channels])
-                .narrow(2, 0, 1)
-                .reshape([batch, out_height, padded_width, channels])
-        };
-        for column in 0..columns {
-            let picture = lines.clone().narrow(2, column, out_width * stride);
-            shifted.push(if stride == 1 {
-                picture
-            } else {
-                picture
-                    .reshape([batch, out_height, out_width, stride, channels])
-                    .narrow(3, 0, 1)
-                    .reshape([batch, out_height, out_width, channels])
-            });
-        }
-    }
-    let patches = Tensor::cat(shifted, 3).reshape([batch * out_height * out_width, rows * columns * channels]);
-    let weight = weight.permute([0, 2, 3, 1]).reshape([num_out, rows * columns * channels]);
-    linear(patches, weight, bias, Activation::None).reshape([batch, out_height, out_width, num_out])
+    let bias = bias.unwrap_or_else(|| Tensor::zeros([weight.dims()[0]], &device.without_autodiff()));
+    Tensor::from_dispatch(Dispatch::f2_conv2d(
+        x_BHWC.into_dispatch(),
+        weight.into_dispatch(),
+        bias.into_dispatch(),
+        options,
+        kernel_precision(),
+    ))
 }
 
 /// Group norm over NHWC, then SiLU if asked.
@@ -296,5 +277,15 @@ pub fn group_norm_nhwc(
     eps: f64,
     silu: bool,
 ) -> Tensor<4> {
-    portable::group_norm_nhwc(x_BHWC, weight, bias, num_groups, eps, silu)
+    if !on_cpu(&x_BHWC.device()) {
+        return portable::group_norm_nhwc(x_BHWC, weight, bias, num_groups, eps, silu);
+    }
+    Tensor::from_dispatch(Dispatch::f2_group_norm(
+        x_BHWC.into_dispatch(),
+        weight.into_dispatch(),
+        bias.into_dispatch(),
+        num_groups,
+        eps as f32,
+        silu,
+    ))
 }

@@ -201,3 +201,31 @@ fn convolution_forms() {
         }
     });
 }
+
+#[test]
+fn group_norm_with_and_without_silu() {
+    at_every_level(|| {
+        for (shape, groups, silu) in [([2, 3, 5, 8], 4, true), ([1, 20, 17, 6], 2, false), ([3, 1, 1, 4], 1, true)] {
+            let channels = shape[3];
+            let one = [1, 1, 1, channels];
+            compare(
+                [random(shape) * 2.0 + 1.5, random(one), random(one)].map(|x| x.detach().require_grad()),
+                |[x, w, b]| unif2ace_ops::group_norm_nhwc(x, w.reshape([channels]), b.reshape([channels]), groups, 1e-6, silu),
+                |[x, w, b]| portable::group_norm_nhwc(x, w.reshape([channels]), b.reshape([channels]), groups, 1e-6, silu),
+                2e-4,
+                &format!("group norm {shape:?} in {groups}"),
+            );
+        }
+    });
+}
+
+#[test]
+fn a_frozen_weight_leaves_the_gradient_of_the_picture() {
+    let frozen = |shape| Tensor::<4>::random(shape, Distribution::Normal(0.0, 1.0), &Device::flex());
+    let (x, w) = (random([2, 4, 4, 3]), frozen([5, 3, 3, 3]));
+    let options = Conv2dOptions { stride: 1, padding: [1; 4], upsample: false };
+    let y = unif2ace_ops::conv2d_nhwc(x.clone(), w.clone(), None, options);
+    let expected = portable::conv2d_nhwc(x.clone(), Tensor::from_data(w.into_data(), &Device::flex().autodiff()), None, options);
+    let gradient = |y: Tensor<4>| values(&x.grad(&y.sum().backward()).unwrap());
+    assert_near(&gradient(y), &gradient(expected), 1e-4, "gradient of x with frozen weights");
+}

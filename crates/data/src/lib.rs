@@ -2,9 +2,11 @@
 //!
 //! - [`FaceSet`], [`load_split`], [`decode_rgb`]: WebDataset shards of pictures with records.
 //! - [`Schema`]: the attributes, their values, and which of them a picture can settle.
+//! - [`grammar`]: paraphrases, questions, and what a text states.
 //! - [`TextTokenizer`]: training and use of the text vocabulary.
 
 mod error;
+pub mod grammar;
 mod sample;
 mod schema;
 mod tokenizer;

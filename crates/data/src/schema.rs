@@ -142,8 +142,7 @@ impl Attribute {
     /// Whether a look at the picture can settle this attribute.
     ///
     /// Rules (from `visible` and from what the set itself states and asks):
-    /// - eye colour: the iris was found visible; eye size and the direction of the gaze: the eyes are open and not under sunglasses;
-    ///   `closed` is always seen (the set has no closed eyes under sunglasses);
+    /// - eye colour: the iris was found visible; eye size: the eyes are open; gaze: no sunglasses cover them;
     /// - eyebrows: found visible; bags and eye shadow: if worn, found visible, if not, no sunglasses cover the place;
     /// - hair colour, type and length: hair found visible, and no baldness; the style also needs that no hat covers it (a
     ///   headband doesn't; under other hats medium and long hair still shows), bangs and hairline the same;
@@ -165,9 +164,7 @@ impl Attribute {
                 "build" => self.values[value as usize] != "slim",
                 "eye_color" => record.sees("eye_color") && !sunglasses,
                 "eye_size" => (record.sees("eyes_open") || record.sees("eye_color")) && !sunglasses,
-                "gaze" => {
-                    self.values[value as usize] == "closed" || record.sees("eyes_open") && !sunglasses
-                }
+                "gaze" => !sunglasses,
                 "eyebrows" => record.sees("brows"),
                 "eye_bags" => worn_or("bags", !sunglasses),
                 "eye_shadow" => worn_or("shadow", !sunglasses),

@@ -1,0 +1,101 @@
+//! Measures the grammar on a face set: `coverage FOLDER [SPLIT] [--errors]`.
+#![allow(clippy::print_stdout, clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+
+use unif2ace_data::grammar::{caption_claims, paraphrase};
+use unif2ace_data::{Schema, load_split};
+
+fn main() {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let errors = args.iter().any(|arg| arg == "--errors");
+    let split = args.get(1).filter(|arg| !arg.starts_with('-')).map_or("test", String::as_str);
+    let samples = load_split(&args[0], split, 0).unwrap().samples;
+    captions(&samples, errors);
+    paraphrases(&samples, errors);
+}
+
+/// Paraphrases must be read back: everything they state, and nothing that is false.
+fn paraphrases(samples: &[unif2ace_data::Sample], errors: bool) {
+    let (mut count, mut stated, mut missed, mut wrong, mut extra, mut words) = (0usize, 0usize, 0usize, 0usize, 0usize, 0usize);
+    let mut distinct = std::collections::HashSet::new();
+    let mut shown: BTreeMap<String, usize> = BTreeMap::new();
+    for (index, sample) in samples.iter().enumerate() {
+        for seed in 0..4u64 {
+            let caption = paraphrase(&sample.record, index as u64 * 4 + seed);
+            if errors && index < 30 {
+                println!("  > {}", caption.text);
+            }
+            count += 1;
+            words += caption.text.split(' ').count();
+            stated += caption.claims.len();
+            let read = caption_claims(&caption.text);
+            for claim in &caption.claims {
+                if !read.iter().any(|known| known.head == claim.head && known.accepted.iter().all(|value| claim.accepts(*value))) {
+                    missed += 1;
+                    let n = shown.entry(format!("MISSED {} {:?}", claim.attribute, claim.values())).or_default();
+                    *n += 1;
+                    if errors && *n == 1 {
+                        println!("MISSED {} {:?}: {}", claim.attribute, claim.values(), caption.text);
+                    }
+                }
+            }
+            for claim in &read {
+                let attribute = Schema::get().head(claim.head).unwrap();
+                let holds = attribute.of(&sample.record).is_some_and(|value| claim.accepts(value));
+                wrong += usize::from(!holds);
+                extra += usize::from(!caption.claims.iter().any(|known| known.head == claim.head));
+                if !holds {
+                    let n = shown.entry(format!("WRONG {} {:?}", claim.attribute, claim.values())).or_default();
+                    *n += 1;
+                    if errors && *n == 1 {
+                        println!("WRONG {} {:?}: {}", claim.attribute, claim.values(), caption.text);
+                    }
+                }
+            }
+            distinct.insert(caption.text);
+        }
+    }
+    println!(
+        "paraphrases {count}, distinct {}: {:.1} words, {:.2} attributes stated, not read back {missed}, read wrongly {wrong}, read beside {extra}",
+        distinct.len(), words as f64 / count as f64, stated as f64 / count as f64
+    );
+}
+
+fn captions(samples: &[unif2ace_data::Sample], errors: bool) {
+    let (mut stated, mut right, mut unclaimable, mut count) = (0usize, 0usize, 0usize, 0usize);
+    let mut wrong: BTreeMap<String, usize> = BTreeMap::new();
+    let mut histogram: BTreeMap<usize, usize> = BTreeMap::new();
+    for sample in samples {
+        for caption in &sample.record.captions {
+            let claims = caption_claims(caption);
+            count += 1;
+            *histogram.entry(claims.len()).or_default() += 1;
+            for claim in claims {
+                stated += 1;
+                let attribute = Schema::get().head(claim.head).unwrap();
+                let truth = attribute.of(&sample.record).map_or("?", |value| attribute.values[value as usize]);
+                let holds = attribute.of(&sample.record).is_some_and(|value| claim.accepts(value));
+                right += usize::from(holds);
+                unclaimable += usize::from(claim.holds(&sample.record).is_none());
+                if !holds || claim.holds(&sample.record).is_none() {
+                    let key = format!("{} {} said {:?} true {truth}", if holds { "hidden" } else { "WRONG" }, claim.attribute, claim.values());
+                    let first = !wrong.contains_key(&key);
+                    *wrong.entry(key.clone()).or_default() += 1;
+                    if errors && first {
+                        println!("{key}\n    {} {caption}", sample.key);
+                    }
+                }
+            }
+        }
+    }
+    println!("captions {count}: attributes recovered {:.2} a caption, precision {:.4}, of them not claimable {unclaimable}", stated as f64 / count as f64, right as f64 / stated as f64);
+    println!("{histogram:?}");
+    if errors {
+        let mut wrong: Vec<_> = wrong.into_iter().collect();
+        wrong.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
+        for (key, n) in wrong.iter().take(40) {
+            println!("{n:5} {key}");
+        }
+    }
+}

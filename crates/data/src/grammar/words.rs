@@ -1,0 +1,100 @@
+//! From a text to plain lower-case words.
+
+/// Words and stops of a text: lower case, hyphens split, spelling variants made one ("grey", "blonde", "mustache").
+pub(crate) fn words(text: &str) -> Vec<String> {
+    let mut out = Vec::new();
+    let mut word = String::new();
+    let lowered = text.to_lowercase().replace('\u{2019}', "'");
+    for symbol in lowered.chars() {
+        match symbol {
+            'a'..='z' | '0'..='9' | '\'' => word.push(symbol),
+            _ => {
+                flush(&mut word, &mut out);
+                match symbol {
+                    ',' | ';' | ':' | '/' | '(' | ')' | '–' | '—' => out.push(",".into()),
+                    '&' => out.push("and".into()),
+                    '.' | '!' | '?' | '\n' => out.push(".".into()),
+                    _ => {}
+                }
+            }
+        }
+    }
+    flush(&mut word, &mut out);
+    out
+}
+
+fn flush(word: &mut String, out: &mut Vec<String>) {
+    if word.is_empty() {
+        return;
+    }
+    let taken = std::mem::take(word);
+    let (stem, tail) = match taken.as_str() {
+        "o'clock" => ("oclock", None),
+        "isn't" => ("is", Some("not")),
+        "aren't" => ("are", Some("not")),
+        "doesn't" => ("does", Some("not")),
+        "he's" => ("he", Some("is")),
+        "she's" => ("she", Some("is")),
+        other => (other.strip_suffix("'s").unwrap_or(other), None),
+    };
+    let stem = stem.trim_matches('\'');
+    let same = match stem {
+        "grey" => "gray",
+        "colour" => "color",
+        "coloured" => "colored",
+        "blonde" => "blond",
+        "mustache" => "moustache",
+        "moustaches" => "moustache",
+        "eyeshadow" => "eye shadow",
+        "tshirt" => "t shirt",
+        "topknot" => "top knot",
+        "sunhat" => "sun hat",
+        "man's" => "man",
+        other => other,
+    };
+    out.extend(same.split(' ').filter(|part| !part.is_empty()).map(str::to_owned));
+    out.extend(tail.map(str::to_owned));
+}
+
+/// Spells out `(a|b)` (one of them) and `[a]` (may be missing) in a pattern. Groups don't nest.
+pub(crate) fn expand(pattern: &str) -> Vec<String> {
+    let open = pattern.find(['(', '[']);
+    let Some(open) = open else {
+        return vec![pattern.split_whitespace().collect::<Vec<_>>().join(" ")];
+    };
+    let optional = pattern[open..].starts_with('[');
+    let Some(close) = pattern[open..].find([')', ']']).map(|at| open + at) else {
+        return vec![pattern.to_owned()];
+    };
+    let mut choices: Vec<&str> = pattern[open + 1..close].split('|').collect();
+    if optional {
+        choices.push("");
+    }
+    let mut out = Vec::new();
+    for choice in choices {
+        out.extend(expand(&format!("{}{}{}", &pattern[..open], choice, &pattern[close + 1..])));
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spelling_is_made_one() {
+        let text = "A woman's Grey-blonde hair; she's tired (o'clock).";
+        let expected = ["a", "woman", "gray", "blond", "hair", ",", "she", "is", "tired", ",", "oclock", ",", "."];
+        assert_eq!(words(text), expected);
+    }
+
+    #[test]
+    fn patterns_spell_out() {
+        let mut all = expand("tilting (his|her) head [to the left]");
+        all.sort();
+        let expected = [
+            "tilting her head", "tilting her head to the left", "tilting his head", "tilting his head to the left",
+        ];
+        assert_eq!(all, expected);
+    }
+}

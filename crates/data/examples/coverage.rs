@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use unif2ace_data::grammar::{caption_claims, paraphrase};
+use unif2ace_data::grammar::{caption_claims, paraphrase, parse_answer};
 use unif2ace_data::{Schema, load_split};
 
 fn main() {
@@ -13,6 +13,28 @@ fn main() {
     let samples = load_split(&args[0], split, 0).unwrap().samples;
     captions(&samples, errors);
     paraphrases(&samples, errors);
+    answers(&samples, errors);
+}
+
+/// The set's own answers must give the set's own short answers.
+fn answers(samples: &[unif2ace_data::Sample], errors: bool) {
+    let (mut right, mut count) = (0usize, 0usize);
+    let mut shown: BTreeMap<String, usize> = BTreeMap::new();
+    for vqa in samples.iter().flat_map(|sample| &sample.record.vqa) {
+        count += 1;
+        let short = parse_answer(&vqa.question, &vqa.answer);
+        if short.as_deref() == Some(&vqa.short) {
+            right += 1;
+        } else {
+            *shown.entry(format!("{short:?} for {} : {} {}", vqa.short, vqa.question, vqa.answer)).or_default() += 1;
+        }
+    }
+    println!("answers {count}: short answer recovered {:.4}", right as f64 / count as f64);
+    if errors {
+        for (line, n) in shown.iter().take(40) {
+            println!("{n:5} {line}");
+        }
+    }
 }
 
 /// Paraphrases must be read back: everything they state, and nothing that is false.

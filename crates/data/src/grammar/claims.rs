@@ -108,6 +108,11 @@ fn parse(text: &str) -> Parsed {
     Parsed { row, used }
 }
 
+/// The phrases of a text in order.
+pub(crate) fn roles(text: &str) -> Vec<Role> {
+    parse(text).row
+}
+
 /// The attributes that a text states, each once, in the order of the schema's heads.
 pub fn caption_claims(text: &str) -> Vec<Claim> {
     let mut parsed = parse(text);
@@ -145,13 +150,16 @@ impl Parsed {
         }
     }
 
-    /// Whether the adjective stands before a noun that it suits. The first one behind "is" never does, if a comma follows it.
+    /// Whether the adjective stands before a noun that it suits. The first one behind "is" never does, if a comma follows it,
+    /// and none does where a comma stands right before the noun.
     fn starts_another_noun(&self, at: usize, first: usize) -> bool {
         let Some(Role::Adjective(word)) = self.row.get(at) else { return false };
         let mut next = at + 1;
         while let Some(role) = self.row.get(next) {
             match role {
-                Role::Noun(topic, _) => return adjective(*topic, word).is_some(),
+                Role::Noun(topic, _) => {
+                    return matches!(self.row[next - 1], Role::Adjective(_)) && adjective(*topic, word).is_some();
+                }
                 Role::Adjective(_) => {}
                 Role::Comma | Role::And if at != first => {}
                 _ => return false,

@@ -51,7 +51,7 @@ impl<'a> Facts<'a> {
 pub fn paraphrase(record: &FaceRecord, seed: u64) -> Paraphrase {
     let mut pick = Pick::new(seed);
     let facts = Facts::new(record);
-    let wanted = 1 + pick.below(14);
+    let wanted = if pick.chance(0.12) { 1 + pick.below(3) } else { 3 + pick.below(12) };
     let mut all = units(&facts, &mut pick);
     pick.shuffle(&mut all);
     // People name what strikes them: hair, eyes, glasses, hats and the expression before lips and ears.
@@ -271,7 +271,10 @@ fn sentences(person: &str, mut units: Vec<Unit>, she: bool, pick: &mut Pick) -> 
         let verb = pick.one(&["looks", "is", "seems", "appears to be", "feels"]);
         rest.push(format!("{subject} {verb} {}.", unit.adjective));
     }
-    let does: Vec<String> = units.iter().map(|unit| unit.doing.clone()).collect();
+    let (with, does) = doings(&units);
+    if !with.is_empty() {
+        rest.push(format!("{subject} has {}.", join(&with, pick)));
+    }
     if !does.is_empty() {
         rest.push(format!("{subject} is {}.", join(&does, pick)));
     }
@@ -308,7 +311,11 @@ fn spread(person: &str, mut units: Vec<Unit>, she: bool, pick: &mut Pick) -> Str
         rest.push(format!("the background is {}", unit.adjective));
     }
     for unit in units {
-        let said = if unit.used == Use::Mood { format!("looks {}", unit.adjective) } else { format!("is {}", unit.doing) };
+        let said = match unit.doing.strip_prefix("with ") {
+            _ if unit.used == Use::Mood => format!("looks {}", unit.adjective),
+            Some(what) => format!("has {what}"),
+            None => format!("is {}", unit.doing),
+        };
         rest.push(format!("{subject} {said}"));
     }
     pick.shuffle(&mut rest);
@@ -317,6 +324,13 @@ fn spread(person: &str, mut units: Vec<Unit>, she: bool, pick: &mut Pick) -> Str
         text += part;
     }
     finish(text, pick)
+}
+
+/// "with a frown" can be had, "frowning" can be done.
+fn doings(units: &[Unit]) -> (Vec<String>, Vec<String>) {
+    let (with, does): (Vec<&Unit>, Vec<&Unit>) = units.iter().partition(|unit| unit.doing.starts_with("with "));
+    let had = with.iter().filter_map(|unit| unit.doing.strip_prefix("with ")).map(str::to_owned).collect();
+    (had, does.iter().map(|unit| unit.doing.clone()).collect())
 }
 
 fn person_is_gendered(person: &str) -> bool {

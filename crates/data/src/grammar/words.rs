@@ -56,25 +56,42 @@ fn flush(word: &mut String, out: &mut Vec<String>) {
     out.extend(tail.map(str::to_owned));
 }
 
-/// Spells out `(a|b)` (one of them) and `[a]` (may be missing) in a pattern. Groups don't nest.
+/// Spells out `(a|b)` (one of them) and `[a]` (may be missing) in a pattern; groups may nest.
 pub(crate) fn expand(pattern: &str) -> Vec<String> {
-    let open = pattern.find(['(', '[']);
-    let Some(open) = open else {
+    let Some((before, choices, after)) = first_group(pattern) else {
         return vec![pattern.split_whitespace().collect::<Vec<_>>().join(" ")];
     };
-    let optional = pattern[open..].starts_with('[');
-    let Some(close) = pattern[open..].find([')', ']']).map(|at| open + at) else {
-        return vec![pattern.to_owned()];
-    };
-    let mut choices: Vec<&str> = pattern[open + 1..close].split('|').collect();
-    if optional {
-        choices.push("");
+    let spelt = |choice: &&str| expand(&format!("{before}{choice}{after}"));
+    choices.iter().flat_map(spelt).collect()
+}
+
+/// What stands before the first group, its choices, and what stands after it.
+fn first_group(pattern: &str) -> Option<(&str, Vec<&str>, &str)> {
+    let open = pattern.find(['(', '['])?;
+    let mut choices = Vec::new();
+    let mut depth = 0usize;
+    let mut start = open + 1;
+    for (at, symbol) in pattern.char_indices().skip_while(|(at, _)| *at < open) {
+        match symbol {
+            '(' | '[' => depth += 1,
+            '|' if depth == 1 => {
+                choices.push(&pattern[start..at]);
+                start = at + 1;
+            }
+            ')' | ']' => {
+                depth = depth.saturating_sub(1);
+                if depth == 0 {
+                    choices.push(&pattern[start..at]);
+                    if symbol == ']' {
+                        choices.push("");
+                    }
+                    return Some((&pattern[..open], choices, &pattern[at + 1..]));
+                }
+            }
+            _ => {}
+        }
     }
-    let mut out = Vec::new();
-    for choice in choices {
-        out.extend(expand(&format!("{}{}{}", &pattern[..open], choice, &pattern[close + 1..])));
-    }
-    out
+    None
 }
 
 #[cfg(test)]
@@ -96,5 +113,8 @@ mod tests {
             "tilting her head", "tilting her head to the left", "tilting his head", "tilting his head to the left",
         ];
         assert_eq!(all, expected);
+        let mut nested = expand("(a (b|c)|d [e])");
+        nested.sort();
+        assert_eq!(nested, ["a b", "a c", "d", "d e"]);
     }
 }

@@ -1,0 +1,141 @@
+//! Gradients of the whole network, experts at work, against finite differences along random directions: a missing element shows, which it
+//! would not along the computed gradient itself.
+#![allow(non_snake_case, clippy::unwrap_used, clippy::print_stderr)]
+
+mod transformer_support;
+
+use std::collections::BTreeSet;
+
+use burn::tensor::{Device, Tensor};
+use transformer_support::*;
+use unif2ace_golden::procedural;
+use unif2ace_model::config::{ModelConfig, MoeConfig, MoeLevel};
+use unif2ace_model::masks::{Marks, for_mmu, predict_next};
+use unif2ace_model::moe::Task;
+use unif2ace_model::transformer::{Input, Unif2ace};
+
+const N: usize = 4;
+
+fn config() -> ModelConfig {
+    let config = ModelConfig {
+        vocab_size: 20 + 10 + 8 + 1,
+        hidden_size: 16,
+        num_hidden_layers: 2,
+        num_attention_heads: 2,
+        intermediate_size: 24,
+        llm_vocab_size: 20,
+        eot_token_id: 19,
+        codebook_size: 8,
+        num_vq_tokens: N,
+        max_seq_length: 5,
+        moe: MoeConfig { feature_token_dim: 6, ..small_experts(MoeLevel::Both) },
+        ..ModelConfig::base()
+    };
+    config.check().unwrap();
+    config
+}
+
+/// Every parameter away from its start. Sequence routers get a bias that makes `favoured` one of the two choices.
+fn stirred(model: Unif2ace, favoured: usize) -> Unif2ace {
+    map_values(stir_experts(model), |name, shape, values| {
+        if name.starts_with("showo") && !name.contains(".moe.") && !name.contains(".sequence.") {
+            let noise = procedural(name, shape);
+            values.copy_from_slice(&noise);
+        }
+        if name.contains("sequence.") && name.ends_with("router.bias") {
+            values[favoured] = 3.0;
+        }
+        if name.ends_with(".mix") {
+            values.copy_from_slice(&[0.3, -0.2, -0.5, 0.4]);
+        }
+    })
+}
+
+/// Two rows of a task, and where the image starts.
+fn rows(config: &ModelConfig, task: Task) -> (Vec<Vec<u32>>, usize) {
+    let ids = config.special_ids();
+    let image = |shift: u32| (0..N as u32).map(move |n| if task == Task::T2i && n != shift { ids.mask } else { ids.image_offset + (3 * n + shift) % 8 });
+    match task {
+        Task::T2i => {
+            let row = |head: [u32; 6], shift| [head.to_vec(), vec![ids.soi], image(shift).collect(), vec![ids.eoi]].concat();
+            (vec![row([ids.pad, ids.pad, ids.t2i, 19, 4, 19], 1), row([ids.t2i, 19, 7, 2, 11, 19], 2)], config.max_seq_length + 2)
+        }
+        Task::Mmu => {
+            let row = |text: [u32; 5], shift| [vec![ids.mmu, ids.soi], image(shift).collect(), vec![ids.eoi], text.to_vec()].concat();
+            (vec![row([19, 3, 5, 8, 19], 1), row([19, 12, 1, 19, ids.pad], 2)], 2)
+        }
+    }
+}
+
+/// A scalar of everything the network gives, in pieces that are summed in f64, and which experts were used.
+fn objective(model: &Unif2ace, task: Task, device: &Device) -> (Tensor<3>, Tensor<1>, [Vec<Vec<u32>>; 2]) {
+    let config = model.config();
+    let ids = config.special_ids();
+    let (rows, start) = rows(config, task);
+    let (flat, length) = (rows.concat(), rows[0].len());
+    let mask = match task {
+        Task::T2i => predict_next(&flat, length, Marks::image(&ids), true),
+        Task::Mmu => for_mmu(&flat, length, ids.eoi),
+    };
+    let input = Input::Ids(ids_tensor(&rows, device));
+    let features = features(config, task, rows.len(), device);
+    let hidden = model.hidden(whole(input, mask.unwrap().tensor(device), task, Some(start), features));
+    let logits_BLV = model.logits(hidden.x_BLD);
+    let weighted = logits_BLV.clone() * noise("weights", logits_BLV.dims(), device);
+    let used = [hidden.stats.token_use, hidden.stats.sequence_use];
+    (weighted, hidden.stats.balance_loss.unwrap() * 2.0, used)
+}
+
+fn value(model: &Unif2ace, task: Task, device: &Device) -> (f64, [Vec<Vec<u32>>; 2]) {
+    let (weighted, balance, used) = objective(model, task, device);
+    (values(weighted).into_iter().chain(values(balance)).map(f64::from).sum(), used)
+}
+
+#[test]
+fn gradients_agree_with_finite_differences_in_random_directions() {
+    let (plain, tracked) = (device(false), device(true));
+    let start = Unif2ace::new(&config(), &tracked).unwrap();
+    let mut checked = BTreeSet::new();
+    let mut worst = (0.0f64, String::new());
+    for (task, favoured) in [(Task::T2i, 2), (Task::T2i, 3), (Task::Mmu, 2), (Task::Mmu, 3)] {
+        let model = stirred(start.clone(), favoured);
+        let (weighted, balance, used) = objective(&model, task, &tracked);
+        assert!(used[1].iter().all(|block| block[favoured] == 2), "expert {favoured} is at work: {used:?}");
+        let gradients = gradients_of(&model, &(weighted.sum() + balance).backward());
+        for (name, gradient) in &gradients {
+            let norm = gradient.iter().map(|&g| f64::from(g).powi(2)).sum::<f64>().sqrt();
+            if norm < 1e-2 {
+                continue;
+            }
+            for draw in 0..2 {
+                let signs: Vec<f32> = procedural(&format!("{name} {draw}"), &[gradient.len(), 3]).chunks(3).map(|v| v[0].signum()).collect();
+                let expected: f64 = gradient.iter().zip(&signs).map(|(&g, &s)| f64::from(g) * f64::from(s)).sum();
+                // Smaller steps where the routing would change, for the function jumps there.
+                let slope = [1e-3, 5e-4, 2.5e-4].into_iter().find_map(|step: f32| {
+                    let at = |sign: f32| {
+                        let moved = map_values(model.clone(), |path, _, values| {
+                            if path == name {
+                                values.iter_mut().zip(&signs).for_each(|(value, s)| *value += sign * step * s);
+                            }
+                        });
+                        value(&moved, task, &plain)
+                    };
+                    let ((up, used_up), (down, used_down)) = (at(1.0), at(-1.0));
+                    (used_up == used && used_down == used).then(|| (up - down) / (2.0 * f64::from(step)))
+                });
+                let Some(slope) = slope else { continue };
+                let error = (slope - expected).abs() / (norm + 1.0);
+                if error > worst.0 {
+                    worst = (error, format!("{task:?} {name}"));
+                }
+                assert!(error < 0.01, "{task:?} {name}: slope {slope}, gradient {expected}, norm {norm}");
+                checked.insert(name.clone());
+            }
+        }
+    }
+    eprintln!("largest error relative to 1 + norm: {worst:?}; {} parameters", checked.len());
+    let all = parameters(&start);
+    // A key's bias beyond the rotary dims moves all scores of a query alike; a projector is not there.
+    let missing: Vec<&String> = all.keys().filter(|name| !checked.contains(*name) && !name.ends_with("k_proj.bias")).collect();
+    assert!(missing.is_empty(), "never checked: {missing:?}");
+}

@@ -40,12 +40,7 @@ pub fn write_part<M: Module, C: Serialize>(folder: &Path, part: &str, model: &M,
 fn write_config<C: Serialize>(folder: &Path, part: &str, config: &C) -> Result<()> {
     let path = folder.join("config.json");
     let fail = |reason: String| TrainError::Checkpoint { path: path.clone(), reason };
-    let mut root: Map<String, Value> = if path.is_file() {
-        let text = unif2ace_io::read_to_string_capped(&path, 1 << 20)?;
-        serde_json::from_str(&text).map_err(|error| fail(format!("is no JSON object: {error}")))?
-    } else {
-        Map::from_iter([("model_type".to_owned(), Value::from("unif2ace"))])
-    };
+    let mut root = read_config(folder)?;
     let value = serde_json::to_value(config).map_err(|error| fail(error.to_string()))?;
     match (part, value) {
         ("model", Value::Object(fields)) => root.extend(fields),
@@ -55,4 +50,17 @@ fn write_config<C: Serialize>(folder: &Path, part: &str, config: &C) -> Result<(
     }
     let text = serde_json::to_vec_pretty(&root).map_err(|error| fail(error.to_string()))?;
     Ok(unif2ace_io::write_atomic(&path, &text)?)
+}
+
+/// The config.json of a model folder; a new one when there is none.
+///
+/// # Errors
+/// When it is no JSON object.
+pub fn read_config(folder: &Path) -> Result<Map<String, Value>> {
+    let path = folder.join("config.json");
+    if !path.is_file() {
+        return Ok(Map::from_iter([("model_type".to_owned(), Value::from("unif2ace"))]));
+    }
+    let text = unif2ace_io::read_to_string_capped(&path, 1 << 20)?;
+    serde_json::from_str(&text).map_err(|error| TrainError::Checkpoint { path, reason: format!("is no JSON object: {error}") })
 }

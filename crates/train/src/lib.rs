@@ -8,6 +8,7 @@ pub mod batches;
 pub mod checkpoint;
 pub mod error;
 pub mod export;
+pub mod features;
 pub mod interrupt;
 pub mod optim;
 pub mod params;

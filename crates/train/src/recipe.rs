@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use unif2ace_diffusion::d3diff::D3DiffConfig;
 use unif2ace_model::config::ModelConfig;
 use unif2ace_model::encoders::{ClipConfig, ClipVisionConfig, Pooling};
 use unif2ace_model::vq::VqConfig;
@@ -207,31 +208,27 @@ pub struct ClipRecipe {
     pub max_shift: usize,
 }
 
-/// The unified transformer.
+/// The unified transformer, on top of the frozen parts in the run's model folder.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UnifiedRecipe {
     /// Network sizes.
     pub config: ModelConfig,
-    /// Continue from this `model.safetensors` (weights only).
-    pub init_from: Option<PathBuf>,
-    /// Part of each step's rows that are text to image; the others are understanding.
-    pub t2i_fraction: f64,
+    /// The generation loss.
+    pub loss: D3DiffConfig,
+    /// Rows of understanding a step, beside `batch_size` rows of generation.
+    pub mmu_batch_size: usize,
     /// Probability that a prompt is dropped, for classifier-free guidance.
     pub cond_dropout_prob: f64,
-    /// Weight of the score term.
-    pub score_alpha: f64,
-    /// `only-mask`, `only-score` or `d3diff`.
-    pub loss: String,
-    /// Weight of the text loss of understanding.
-    pub mmu_coeff: f64,
     /// Weight of the generation loss.
     pub t2i_coeff: f64,
-    /// Weights of the balance losses of the generation and the understanding group.
-    pub balance_weights: [f64; 2],
-    /// Part of the captions that are own paraphrases of the attributes.
+    /// Weight of the understanding loss.
+    pub mmu_coeff: f64,
+    /// Weights of the balance losses of generation and understanding.
+    pub balance_coeffs: [f64; 2],
+    /// Part of the captions and questions that are own paraphrases.
     pub paraphrase_fraction: f64,
-    /// Questions packed into one understanding row.
+    /// Questions packed into one row, beside one request for a caption.
     pub questions_per_row: usize,
 }
 

@@ -210,7 +210,7 @@ fn summary(line: &Map<String, Value>) -> String {
     parts.join("  ")
 }
 
-fn progress_bar(num_steps: u64, done: u64, quiet: bool) -> ProgressBar {
+pub(crate) fn progress_bar(num_steps: u64, done: u64, quiet: bool) -> ProgressBar {
     if quiet {
         return ProgressBar::hidden();
     }

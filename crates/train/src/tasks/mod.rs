@@ -1,6 +1,10 @@
 //! What the trainer can train: one file a part of the model.
 
+pub mod clip;
 pub mod face;
+pub mod texts;
+pub mod tokenizer;
+pub mod unified;
 pub mod vq;
 
 use std::path::Path;

@@ -1,0 +1,67 @@
+//! What is said about a picture at one step of training: prompts, questions, captions; drawn by a key.
+
+use unif2ace_data::grammar::paraphrase;
+use unif2ace_data::FaceRecord;
+use unif2ace_diffusion::rng::{Key, Stream};
+
+/// Ways to ask for a caption.
+pub const CAPTION_REQUESTS: [&str; 6] = [
+    "Describe this face.",
+    "Describe the person.",
+    "What does this picture show?",
+    "Write a caption for this portrait.",
+    "Describe the image in detail.",
+    "Who is in the picture?",
+];
+
+// Places of the draws within a row's key.
+const OWN: u32 = 0;
+const CAPTION: u32 = 1;
+const REQUEST: u32 = 2;
+const SEED: u32 = 3;
+
+/// The texts of one picture.
+pub struct Texts<'a> {
+    /// What is known about it.
+    pub record: &'a FaceRecord,
+    /// Decides what is drawn.
+    pub key: Key,
+    /// Part of the texts that are own paraphrases.
+    pub paraphrase_fraction: f64,
+}
+
+impl Texts<'_> {
+    fn draw(&self, place: u32, bound: usize) -> usize {
+        self.key.below(Stream::Text, place, 0, bound.max(1))
+    }
+
+    fn caption(&self) -> String {
+        let captions = &self.record.captions;
+        captions.get(self.draw(CAPTION, captions.len())).cloned().unwrap_or_default()
+    }
+
+    /// A prompt for generation: one of the set's captions or a paraphrase.
+    pub fn prompt(&self) -> String {
+        if self.key.uniform_f64(Stream::Text, OWN, 0) < self.paraphrase_fraction {
+            let seed = u64::from(self.key.word(Stream::Text, SEED, 0));
+            let text = paraphrase(self.record, seed).text;
+            if !text.is_empty() {
+                return text;
+            }
+        }
+        self.caption()
+    }
+
+    /// Up to `num_questions` of the set's questions and a request for a caption, each with its answer.
+    pub fn turns(&self, num_questions: usize) -> Vec<(String, String)> {
+        let mut order: Vec<usize> = self.key.permutation(Stream::Text, self.record.vqa.len());
+        order.truncate(num_questions);
+        let mut turns: Vec<(String, String)> = order
+            .into_iter()
+            .map(|index| (self.record.vqa[index].question.clone(), self.record.vqa[index].answer.clone()))
+            .collect();
+        let request = CAPTION_REQUESTS[self.draw(REQUEST, CAPTION_REQUESTS.len())];
+        turns.push((request.to_owned(), self.caption()));
+        turns
+    }
+}

@@ -1,0 +1,273 @@
+//! The unified transformer: D3Diff on generation rows, next-token cross-entropy on understanding rows, balance losses.
+//! B rows, L sequence, N image tokens, D width, R labelled places.
+
+use std::path::Path;
+
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use unif2ace_data::{FaceRecord, TextTokenizer};
+use unif2ace_diffusion::corruption::{keyed_uniforms, num_to_mask, random_mask};
+use unif2ace_diffusion::d3diff::d3diff_loss;
+use unif2ace_diffusion::rng::{Key, Stream};
+use unif2ace_diffusion::schedule::low_discrepancy_times;
+use unif2ace_model::config::{ModelConfig, SpecialIds};
+use unif2ace_model::masks::{Marks, packed, predict_next};
+use unif2ace_model::moe::{ExpertFeatures, Task};
+use unif2ace_model::prompts::Prompter;
+use unif2ace_model::transformer::{Batch, Features as BatchFeatures, Input, Positions, Unif2ace};
+
+use super::data;
+use super::texts::{CAPTION_REQUESTS, Texts};
+use crate::batches::sample_indices;
+use crate::error::Result;
+use crate::features::Features;
+use crate::params::tensor_values;
+use crate::recipe::UnifiedRecipe;
+use crate::trainer::{Objective, StepLoss};
+
+/// Records with the features of their pictures.
+pub struct FeaturedRecords {
+    /// What is known about each picture.
+    pub records: Vec<FaceRecord>,
+    /// What the frozen parts say.
+    pub features: Features,
+}
+
+/// Training of [`Unif2ace`].
+pub struct UnifiedObjective {
+    /// Loss weights and text options.
+    pub recipe: UnifiedRecipe,
+    /// Training pictures.
+    pub train: FeaturedRecords,
+    /// Held-out pictures.
+    pub held_out: FeaturedRecords,
+    /// The model's tokenizer.
+    pub tokenizer: TextTokenizer,
+    /// Generation rows per step.
+    pub batch_size: usize,
+    /// Seed of the run.
+    pub seed: u64,
+    /// Device with gradients.
+    pub device: Device,
+}
+
+/// Losses of one pass of one task.
+struct TaskLoss {
+    total: Tensor<1>,
+    balance: Option<Tensor<1>>,
+    num_tokens: usize,
+    parts: Vec<(&'static str, f64)>,
+}
+
+fn number(tensor: Tensor<1>) -> f64 {
+    f64::from(tensor_values(tensor)[0])
+}
+
+fn image_ids(ids: &SpecialIds, codes: &[u16]) -> Vec<u32> {
+    codes.iter().map(|&code| ids.image_offset + u32::from(code)).collect()
+}
+
+impl UnifiedObjective {
+    fn config(&self) -> &ModelConfig {
+        &self.recipe.config
+    }
+
+    fn encode(&self, text: &str) -> Vec<u32> {
+        // The tokenizer only fails on text that isn't there to be trained on.
+        self.tokenizer.encode(text).unwrap_or_default()
+    }
+
+    fn ids(&self, rows: &[u32], batch: usize, device: &Device) -> Tensor<2, Int> {
+        let values: Vec<i64> = rows.iter().map(|&id| i64::from(id)).collect();
+        Tensor::from_data(TensorData::new(values, [batch, rows.len() / batch]), &device.clone().inner())
+    }
+
+    /// Rows `places` (row-major over B and L) of the hidden states, `[R, D]`.
+    fn pick(x_BLD: Tensor<3>, places: &[i64]) -> Tensor<2> {
+        let [batch, length, width] = x_BLD.dims();
+        let device = x_BLD.device().inner();
+        let places = Tensor::<1, Int>::from_data(TensorData::new(places.to_vec(), [places.len()]), &device);
+        x_BLD.reshape([batch * length, width]).select(0, places)
+    }
+
+    /// Generation: text, then a partly masked image.
+    fn t2i(&self, model: &Unif2ace, set: &FeaturedRecords, indices: &[usize], key: Key, device: &Device, dropout: bool) -> Result<TaskLoss> {
+        let ids = self.config().special_ids();
+        let encode = |text: &str| self.encode(text);
+        let prompter = Prompter::new(self.config(), &encode).map_err(data)?.with_cut_prompts(true);
+        let times = low_discrepancy_times(indices.len(), key);
+        let mut heads = Vec::new();
+        for (row, &index) in indices.iter().enumerate() {
+            let row_key = Key::new(key.seed, row as u64).at_step(key.step);
+            let dropped = dropout && row_key.uniform_f64(Stream::Dropout, 0, 0) < self.recipe.cond_dropout_prob;
+            let texts = Texts { record: &set.records[index], key: row_key, paraphrase_fraction: self.recipe.paraphrase_fraction };
+            let text = if dropped { String::new() } else { texts.prompt() };
+            heads.push(prompter.t2i_head(&text).map_err(data)?);
+        }
+        let longest = heads.iter().map(Vec::len).max().unwrap_or(0);
+        let n = self.config().num_vq_tokens;
+        let length = longest + n + 2;
+        let image_start = longest + 1;
+        let (mut rows, mut places, mut targets, mut image_of_row) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let mut noise_level = Vec::new();
+        for (row, (&index, head)) in indices.iter().zip(&heads).enumerate() {
+            let probability = self.recipe.loss.schedule.at(times[row]).masked() as f32;
+            let num_masked = num_to_mask(n, probability);
+            noise_level.push(num_masked as f32 / n as f32);
+            let row_key = Key::new(key.seed, row as u64).at_step(key.step);
+            let masked = random_mask(&keyed_uniforms(n, row_key), num_masked);
+            rows.extend(std::iter::repeat_n(ids.pad, longest - head.len()));
+            rows.extend(head);
+            rows.push(ids.soi);
+            for (place, (&code, masked)) in set.features.codes_of(index).iter().zip(masked).enumerate() {
+                if masked {
+                    rows.push(ids.mask);
+                    places.push((row * length + image_start + place) as i64);
+                    targets.push(i64::from(code));
+                    image_of_row.push(row);
+                } else {
+                    rows.push(ids.image_offset + u32::from(code));
+                }
+            }
+            rows.push(ids.eoi);
+        }
+        let mask = predict_next(&rows, length, Marks::image(&ids), true).map_err(data)?;
+        let batch = Batch {
+            input: Input::Ids(self.ids(&rows, indices.len(), device)),
+            // The row stands where it would with all its pads: `soi` at M + 1.
+            positions: Positions::From(self.config().max_seq_length + 1 - longest),
+            mask_BLS: mask.tensor(&device.clone().inner()),
+            task: Task::T2i,
+            image_start: Some(image_start),
+            features: BatchFeatures::Raw(ExpertFeatures { noise_level: Some(noise_level), ..ExpertFeatures::default() }),
+        };
+        let hidden = model.hidden(batch);
+        let logits_RK = model.image_logits(Self::pick(hidden.x_BLD, &places));
+        let num_targets = targets.len();
+        let targets_R = Tensor::<1, Int>::from_data(TensorData::new(targets, [num_targets]), &device.clone().inner());
+        let cross_entropy_R = unif2ace_ops::cross_entropy(logits_RK, targets_R);
+        let loss = d3diff_loss(cross_entropy_R, &image_of_row, &times, n, &self.recipe.loss).map_err(data)?;
+        Ok(TaskLoss {
+            parts: vec![("mask", number(loss.mask)), ("score_cross_entropy", number(loss.score_cross_entropy))],
+            total: loss.total,
+            balance: hidden.stats.balance_loss,
+            num_tokens: rows.len(),
+        })
+    }
+
+    /// Understanding: image, then questions with their answers.
+    fn mmu(&self, model: &Unif2ace, set: &FeaturedRecords, indices: &[usize], key: Key, device: &Device) -> Result<TaskLoss> {
+        let ids = self.config().special_ids();
+        let encode = |text: &str| self.encode(text);
+        let prompter = Prompter::new(self.config(), &encode).map_err(data)?;
+        let mut packed_rows = Vec::new();
+        for (row, &index) in indices.iter().enumerate() {
+            let row_key = Key::new(key.seed, row as u64).at_step(key.step);
+            let texts = Texts { record: &set.records[index], key: row_key, paraphrase_fraction: self.recipe.paraphrase_fraction };
+            let turns = texts.turns(self.recipe.questions_per_row);
+            let turns: Vec<(&str, &str)> = turns.iter().map(|(question, answer)| (question.as_str(), answer.as_str())).collect();
+            packed_rows.push(prompter.mmu_packed(&image_ids(&ids, set.features.codes_of(index)), &turns).map_err(data)?);
+        }
+        let length = packed_rows.iter().map(|row| row.ids.len()).max().unwrap_or(0);
+        let prefix = packed_rows.first().map_or(0, |row| row.prefix);
+        let blocks: Vec<Vec<usize>> = packed_rows.iter().map(|row| row.blocks.clone()).collect();
+        let (mask, positions) = packed(prefix, &blocks, length).map_err(data)?;
+        let (mut rows, mut places, mut targets) = (Vec::new(), Vec::new(), Vec::new());
+        for (row, packed) in packed_rows.iter().enumerate() {
+            for (place, &label) in packed.labels.iter().enumerate().skip(1) {
+                if label >= 0 {
+                    places.push((row * length + place - 1) as i64);
+                    targets.push(label);
+                }
+            }
+            rows.extend(&packed.ids);
+            rows.extend(std::iter::repeat_n(ids.pad, length - packed.ids.len()));
+        }
+        let batch = Batch {
+            input: Input::Ids(self.ids(&rows, indices.len(), device)),
+            positions: Positions::Rows(positions),
+            mask_BLS: mask.tensor(&device.clone().inner()),
+            task: Task::Mmu,
+            image_start: Some(2),
+            features: BatchFeatures::Raw(ExpertFeatures {
+                noise_level: None,
+                clip_BPC: set.features.clip_of(indices, device),
+                face_BF: set.features.face_of(indices, device),
+            }),
+        };
+        let hidden = model.hidden(batch);
+        let logits_RV = model.text_logits(Self::pick(hidden.x_BLD, &places));
+        let num_targets = targets.len();
+        let targets_R = Tensor::<1, Int>::from_data(TensorData::new(targets, [num_targets]), &device.clone().inner());
+        let total = unif2ace_ops::cross_entropy(logits_RV, targets_R).mean();
+        Ok(TaskLoss { parts: vec![("mmu", number(total.clone()))], total, balance: hidden.stats.balance_loss, num_tokens: rows.len() })
+    }
+}
+
+impl Objective for UnifiedObjective {
+    type Model = Unif2ace;
+
+    fn loss(&mut self, model: &Unif2ace, step: u64) -> Result<StepLoss> {
+        let key = Key::new(self.seed, 0).at_step(step as u32);
+        let num = self.train.records.len();
+        let t2i_indices = sample_indices(self.seed, step, self.batch_size, num);
+        let mmu_indices = sample_indices(self.seed ^ 0x6d6d75, step, self.recipe.mmu_batch_size, num);
+        let mut total: Option<Tensor<1>> = None;
+        let (mut parts, mut num_tokens) = (Vec::new(), 0);
+        let tasks = [
+            (self.recipe.t2i_coeff, self.recipe.balance_coeffs[0], "balance_t2i"),
+            (self.recipe.mmu_coeff, self.recipe.balance_coeffs[1], "balance_mmu"),
+        ];
+        for (task, (coeff, balance_coeff, balance_name)) in tasks.into_iter().enumerate() {
+            let indices = if task == 0 { &t2i_indices } else { &mmu_indices };
+            if coeff == 0.0 || indices.is_empty() {
+                continue;
+            }
+            let loss = match task {
+                0 => self.t2i(model, &self.train, indices, key, &self.device, true)?,
+                _ => self.mmu(model, &self.train, indices, key, &self.device)?,
+            };
+            num_tokens += loss.num_tokens;
+            parts.extend(loss.parts);
+            let mut sum = loss.total.mul_scalar(coeff);
+            if let Some(balance) = loss.balance {
+                parts.push((balance_name, number(balance.clone())));
+                sum = sum + balance.mul_scalar(balance_coeff);
+            }
+            total = Some(match total {
+                Some(total) => total + sum,
+                None => sum,
+            });
+        }
+        let total = total.ok_or_else(|| data("the recipe trains neither generation nor understanding: both coefficients are 0"))?;
+        Ok(StepLoss { total, parts, num_tokens })
+    }
+
+    fn evaluate(&mut self, model: &Unif2ace, _step: u64, _folder: &Path) -> Result<Vec<(String, f64)>> {
+        const BATCH: usize = 16;
+        let device = self.device.clone().inner();
+        let num = self.held_out.records.len();
+        let mut sums: Vec<(String, f64)> = Vec::new();
+        let mut batches = 0.0;
+        for start in (0..num).step_by(BATCH) {
+            let indices: Vec<usize> = (start..num.min(start + BATCH)).collect();
+            let key = Key::new(self.seed, 1 << 40).at_step(start as u32);
+            let t2i = self.t2i(model, &self.held_out, &indices, key, &device, false)?;
+            let mmu = self.mmu(model, &self.held_out, &indices, key, &device)?;
+            for (name, value) in t2i.parts.into_iter().chain(mmu.parts) {
+                let name = format!("held_out_{name}");
+                match sums.iter_mut().find(|(known, _)| *known == name) {
+                    Some((_, sum)) => *sum += value,
+                    None => sums.push((name, value)),
+                }
+            }
+            batches += 1.0;
+        }
+        sums.iter_mut().for_each(|(_, sum)| *sum /= batches);
+        Ok(sums)
+    }
+}
+
+/// Requests for a caption, so that users know one that works.
+pub fn caption_request() -> &'static str {
+    CAPTION_REQUESTS[0]
+}

@@ -9,47 +9,65 @@ pub(super) const NR: usize = 32;
 
 type Tile = [[f32; NR]; MR];
 
+/// Where a tile goes: `height x width` values of a row-major matrix with rows `stride` apart.
+#[derive(Clone, Copy)]
+pub(super) struct Target {
+    pub(super) start: *mut f32,
+    pub(super) stride: usize,
+    pub(super) height: usize,
+    pub(super) width: usize,
+    /// Adds to what is there.
+    pub(super) add: bool,
+}
+
 /// f32 tile, see [`super::pack::Packing::tile`].
-#[allow(clippy::too_many_arguments)]
-pub(super) fn tile_f32(a: &[f32], b: &[f32], depth: usize, c: &mut [f32], ldc: usize, height: usize, width: usize, add: bool) {
-    assert!(a.len() >= depth * MR && b.len() >= depth * NR);
+///
+/// # Safety
+/// `target` is valid for writes, and nobody else has access to its values.
+pub(super) unsafe fn tile_f32(a: &[f32], b: &[f32], depth: usize, target: Target) {
+    assert!(a.len() >= depth * MR && b.len() >= depth * NR && target.height <= MR && target.width <= NR);
     let mut tile: Tile = [[0.0; NR]; MR];
     match level() {
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: `level` found AVX-512 on this CPU; the assertion above gives the panels their length.
-        Level::Avx512 => unsafe { x86::f32_avx512(a.as_ptr(), b.as_ptr(), depth, &mut tile) },
+        // SAFETY: `level` found AVX-512 on this CPU; the assertion gives the panels their length, the caller the target.
+        Level::Avx512 => return unsafe { x86::f32_avx512(a.as_ptr(), b.as_ptr(), depth, target) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: `level` found AVX2 and FMA on this CPU; all accesses are through slices.
         Level::Avx2 => unsafe { x86::f32_avx2(a, b, depth, &mut tile) },
         _ => f32_portable(a, b, depth, &mut tile),
     }
-    store(&tile, c, ldc, height, width, add);
+    // SAFETY: the caller's promise.
+    unsafe { store(&tile, target) };
 }
 
 /// bf16 tile on a CPU with AVX-512 BF16, see [`super::pack::Packing::tile`]; `depth` is even.
-#[allow(clippy::too_many_arguments)]
-pub(super) fn tile_bf16(a: &[u16], b: &[u16], depth: usize, c: &mut [f32], ldc: usize, height: usize, width: usize, add: bool) {
+///
+/// # Safety
+/// As [`tile_f32`].
+pub(super) unsafe fn tile_bf16(a: &[u16], b: &[u16], depth: usize, target: Target) {
     assert!(depth.is_multiple_of(2) && a.len() >= depth * MR && b.len() >= depth * NR);
-    let mut tile: Tile = [[0.0; NR]; MR];
+    assert!(target.height <= MR && target.width <= NR);
     #[cfg(target_arch = "x86_64")]
     if level() == Level::Avx512 {
-        // SAFETY: `level` found AVX-512 BF16 on this CPU; the assertion above gives the panels their length.
-        unsafe { x86::bf16_avx512(a.as_ptr(), b.as_ptr(), depth / 2, &mut tile) };
-        return store(&tile, c, ldc, height, width, add);
+        // SAFETY: `level` found AVX-512 BF16 on this CPU; the assertions give the panels their length, the caller the target.
+        return unsafe { x86::bf16_avx512(a.as_ptr(), b.as_ptr(), depth / 2, target) };
     }
+    let mut tile: Tile = [[0.0; NR]; MR];
     bf16_portable(a, b, depth, &mut tile);
-    store(&tile, c, ldc, height, width, add);
+    // SAFETY: the caller's promise.
+    unsafe { store(&tile, target) };
 }
 
-fn store(tile: &Tile, c: &mut [f32], ldc: usize, height: usize, width: usize, add: bool) {
-    for (row, values) in tile.iter().enumerate().take(height) {
-        let target = &mut c[row * ldc..][..width];
-        if add {
-            for (target, value) in target.iter_mut().zip(values) {
-                *target += value;
-            }
+/// # Safety
+/// As [`tile_f32`].
+unsafe fn store(tile: &Tile, target: Target) {
+    for (row, values) in tile.iter().enumerate().take(target.height) {
+        // SAFETY: the rows of the target are valid and ours, as the caller promises; the slice is the only reference to this row's part.
+        let row = unsafe { std::slice::from_raw_parts_mut(target.start.add(row * target.stride), target.width) };
+        if target.add {
+            row.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
         } else {
-            target.copy_from_slice(&values[..width]);
+            row.copy_from_slice(&values[..target.width]);
         }
     }
 }
@@ -82,12 +100,38 @@ fn bf16_portable(a: &[u16], b: &[u16], depth: usize, tile: &mut Tile) {
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::{MR, NR, Tile};
+    use super::{MR, NR, Target, Tile};
 
     /// # Safety
-    /// The CPU has AVX-512 F; `a` holds `depth * MR` and `b` `depth * NR` values.
+    /// The CPU has AVX-512 F; `target` is valid for writes and no taller than the tile.
+    #[inline]
     #[target_feature(enable = "avx512f")]
-    pub(super) unsafe fn f32_avx512(mut a: *const f32, mut b: *const f32, depth: usize, tile: &mut Tile) {
+    unsafe fn put(sums: &[[__m512; 2]; MR], target: Target) {
+        let mask = |width: usize| if width >= 16 { u16::MAX } else { (1u16 << width) - 1 };
+        let masks = [mask(target.width), mask(target.width.saturating_sub(16))];
+        for (row, sums) in sums.iter().enumerate() {
+            if row >= target.height {
+                break;
+            }
+            for half in 0..2 {
+                // SAFETY: the masks hide what is right of the target; masked lanes are neither read nor written. The address itself may lie
+                // outside, so it is computed with wrapping.
+                unsafe {
+                    let place = target.start.wrapping_add(row * target.stride + half * 16);
+                    let mut value = sums[half];
+                    if target.add {
+                        value = _mm512_add_ps(value, _mm512_maskz_loadu_ps(masks[half], place));
+                    }
+                    _mm512_mask_storeu_ps(place, masks[half], value);
+                }
+            }
+        }
+    }
+
+    /// # Safety
+    /// The CPU has AVX-512 F; `a` holds `depth * MR` and `b` `depth * NR` values; `target` is valid for writes.
+    #[target_feature(enable = "avx512f")]
+    pub(super) unsafe fn f32_avx512(mut a: *const f32, mut b: *const f32, depth: usize, target: Target) {
         let mut sums = [[_mm512_setzero_ps(); 2]; MR];
         for _ in 0..depth {
             // SAFETY: the pointers stay inside the panels for `depth` steps, as the caller promises.
@@ -103,19 +147,15 @@ mod x86 {
                 b = b.add(NR);
             }
         }
-        for (row, sum) in tile.iter_mut().zip(&sums) {
-            // SAFETY: a row of the tile holds 32 values.
-            unsafe {
-                _mm512_storeu_ps(row.as_mut_ptr(), sum[0]);
-                _mm512_storeu_ps(row.as_mut_ptr().add(16), sum[1]);
-            }
-        }
+        // SAFETY: the caller's promise on the target.
+        unsafe { put(&sums, target) };
     }
 
     /// # Safety
-    /// The CPU has AVX-512 F and BF16; `a` holds `pairs * 2 * MR` and `b` `pairs * 2 * NR` values.
+    /// The CPU has AVX-512 F and BF16; `a` holds `pairs * 2 * MR` and `b` `pairs * 2 * NR` values;
+    /// `target` is valid for writes.
     #[target_feature(enable = "avx512f,avx512bf16")]
-    pub(super) unsafe fn bf16_avx512(a: *const u16, b: *const u16, pairs: usize, tile: &mut Tile) {
+    pub(super) unsafe fn bf16_avx512(a: *const u16, b: *const u16, pairs: usize, target: Target) {
         let mut sums = [[_mm512_setzero_ps(); 2]; MR];
         let mut a = a.cast::<i32>();
         let mut b = b.cast::<i32>();
@@ -134,13 +174,8 @@ mod x86 {
                 b = b.add(NR);
             }
         }
-        for (row, sum) in tile.iter_mut().zip(&sums) {
-            // SAFETY: a row of the tile holds 32 values.
-            unsafe {
-                _mm512_storeu_ps(row.as_mut_ptr(), sum[0]);
-                _mm512_storeu_ps(row.as_mut_ptr().add(16), sum[1]);
-            }
-        }
+        // SAFETY: the caller's promise on the target.
+        unsafe { put(&sums, target) };
     }
 
     /// The tile in four strips of three rows and sixteen columns, which is what the sixteen registers hold.

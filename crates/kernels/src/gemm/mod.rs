@@ -1,7 +1,7 @@
 //! Matrix products on strided f32 matrices: `C = A B` or `C += A B`, C row-major.
 //!
 //! Both factors are packed into panels that the micro-kernels read in order; bf16 rounds while packing and sums in f32. Work is cut
-//! into blocks of rows of C, so results don't depend on the number of threads.
+//! into blocks of C, never along the sums, so results don't depend on the number of threads.
 
 mod micro;
 mod pack;
@@ -10,7 +10,7 @@ mod small;
 use rayon::prelude::*;
 
 use crate::cpu::{Level, level};
-use micro::{MR, NR};
+use micro::{MR, NR, Target};
 
 /// Precision of the factors; sums are f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,7 +57,7 @@ impl<'a> Matrix<'a> {
 
 /// Depth of a block: an A panel of it stays in the first-level cache beside a strip of B.
 const KC: usize = 512;
-/// Rows of C that one task works on.
+/// Most rows of C that one task works on.
 const MC: usize = 8 * MR;
 /// Multiply-adds under which threads cost more than they bring.
 const SERIAL: usize = 1 << 18;
@@ -103,6 +103,21 @@ fn product(a: Matrix<'_>, b: Matrix<'_>, c: &mut [f32], accumulate: bool, precis
     }
 }
 
+/// Start of C, for tasks that write tiles of it.
+#[derive(Clone, Copy)]
+struct Output(*mut f32);
+
+// SAFETY: tasks write disjoint tiles of a matrix that outlives them.
+unsafe impl Send for Output {}
+// SAFETY: as above.
+unsafe impl Sync for Output {}
+
+impl Output {
+    fn at(self, offset: usize) -> *mut f32 {
+        self.0.wrapping_add(offset)
+    }
+}
+
 fn blocked<T: Copy + Default + Send + Sync>(
     a: Matrix<'_>,
     b: Matrix<'_>,
@@ -111,8 +126,15 @@ fn blocked<T: Copy + Default + Send + Sync>(
     parallel: bool,
     packing: impl pack::Packing<T>,
 ) {
-    let (n, k) = (b.cols, a.cols);
+    let (m, n, k) = (a.rows, b.cols, a.cols);
     let num_panels = n.div_ceil(NR);
+    // How C is cut follows the number of threads; each of its values is summed in the same order however it is cut.
+    let tasks = if parallel { 4 * rayon::current_num_threads() } else { 1 };
+    let rows_per_task = m.div_ceil(tasks).next_multiple_of(MR).clamp(2 * MR, MC);
+    let row_tasks = m.div_ceil(rows_per_task);
+    let panels_per_task = num_panels.div_ceil(tasks.div_ceil(row_tasks)).max(8);
+    let column_tasks = num_panels.div_ceil(panels_per_task);
+    let output = Output(c.as_mut_ptr());
     let mut b_packed: Vec<T> = Vec::new();
     for k0 in (0..k).step_by(KC) {
         let depth = KC.min(k - k0);
@@ -121,32 +143,36 @@ fn blocked<T: Copy + Default + Send + Sync>(
         b_packed.resize(num_panels * strip, T::default());
         let pack_panel = |(panel, out): (usize, &mut [T])| packing.columns(&b, k0, depth, panel * NR, out);
         if parallel {
-            b_packed.par_chunks_exact_mut(strip).enumerate().for_each(pack_panel);
+            b_packed.par_chunks_exact_mut(strip).with_min_len(4).enumerate().for_each(pack_panel);
         } else {
             b_packed.chunks_exact_mut(strip).enumerate().for_each(pack_panel);
         }
         let add = accumulate || k0 > 0;
-        let work = |(block, c_rows): (usize, &mut [f32])| {
-            let row0 = block * MC;
-            let rows = c_rows.len() / n;
-            let row_panels = rows.div_ceil(MR);
-            let mut a_packed = vec![T::default(); row_panels * padded * MR];
+        let b_packed = &b_packed;
+        let work = |a_packed: &mut Vec<T>, task: usize| {
+            let row0 = task / column_tasks * rows_per_task;
+            let rows = rows_per_task.min(m - row0);
+            a_packed.resize(rows.div_ceil(MR) * padded * MR, T::default());
             for (panel, out) in a_packed.chunks_exact_mut(padded * MR).enumerate() {
                 packing.rows(&a, k0, depth, row0 + panel * MR, out);
             }
-            for (j, b_panel) in b_packed.chunks_exact(strip).enumerate() {
-                let width = NR.min(n - j * NR);
+            let first = task % column_tasks * panels_per_task;
+            for j in first..(first + panels_per_task).min(num_panels) {
+                let b_panel = &b_packed[j * strip..][..strip];
                 for (i, a_panel) in a_packed.chunks_exact(padded * MR).enumerate() {
-                    let height = MR.min(rows - i * MR);
-                    let tile = &mut c_rows[i * MR * n + j * NR..];
-                    packing.tile(a_panel, b_panel, padded, tile, n, height, width, add);
+                    let (row, column) = (row0 + i * MR, j * NR);
+                    let (height, width) = (MR.min(m - row), NR.min(n - column));
+                    let target = Target { start: output.at(row * n + column), stride: n, height, width, add };
+                    // SAFETY: the tile lies in `c`, which is borrowed mutably until all tasks are done, and tiles of tasks are disjoint.
+                    unsafe { packing.tile(a_panel, b_panel, padded, target) };
                 }
             }
         };
         if parallel {
-            c.par_chunks_mut(MC * n).enumerate().for_each(work);
+            (0..row_tasks * column_tasks).into_par_iter().for_each_init(Vec::new, work);
         } else {
-            c.chunks_mut(MC * n).enumerate().for_each(work);
+            let mut a_packed = Vec::new();
+            (0..row_tasks * column_tasks).for_each(|task| work(&mut a_packed, task));
         }
     }
 }

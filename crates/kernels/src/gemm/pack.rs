@@ -3,7 +3,7 @@
 use half::bf16;
 
 use super::Matrix;
-use super::micro::{self, MR, NR};
+use super::micro::{self, MR, NR, Target};
 
 /// How panels of element type T are laid out, and the kernel that multiplies them.
 pub(super) trait Packing<T>: Copy + Send + Sync {
@@ -13,9 +13,11 @@ pub(super) trait Packing<T>: Copy + Send + Sync {
     fn rows(&self, a: &Matrix<'_>, k0: usize, depth: usize, row0: usize, out: &mut [T]);
     /// Packs NR columns of `b` from `col0`, rows `k0 .. k0 + depth`.
     fn columns(&self, b: &Matrix<'_>, k0: usize, depth: usize, col0: usize, out: &mut [T]);
-    /// Multiplies two panels into the `height x width` tile at the start of `c` (row stride `ldc`), adding if `add`.
-    #[allow(clippy::too_many_arguments)]
-    fn tile(&self, a: &[T], b: &[T], depth: usize, c: &mut [f32], ldc: usize, height: usize, width: usize, add: bool);
+    /// Multiplies two panels into a tile.
+    ///
+    /// # Safety
+    /// `target` is valid for writes, and nobody else has access to its values.
+    unsafe fn tile(&self, a: &[T], b: &[T], depth: usize, target: Target);
 }
 
 /// f32 panels; `round` rounds the values to bfloat16, for CPUs without its instructions.
@@ -100,8 +102,9 @@ impl Packing<f32> for F32 {
         self.panel::<NR>(b.data, [b.col_stride, b.row_stride], col0, NR.min(b.cols - col0), k0, depth, out);
     }
 
-    fn tile(&self, a: &[f32], b: &[f32], depth: usize, c: &mut [f32], ldc: usize, height: usize, width: usize, add: bool) {
-        micro::tile_f32(a, b, depth, c, ldc, height, width, add);
+    unsafe fn tile(&self, a: &[f32], b: &[f32], depth: usize, target: Target) {
+        // SAFETY: the caller's promise.
+        unsafe { micro::tile_f32(a, b, depth, target) };
     }
 }
 
@@ -130,7 +133,8 @@ impl Packing<u16> for Bf16Pairs {
         Self::panel::<NR>(b.data, [b.col_stride, b.row_stride], col0, NR.min(b.cols - col0), k0, depth, out);
     }
 
-    fn tile(&self, a: &[u16], b: &[u16], depth: usize, c: &mut [f32], ldc: usize, height: usize, width: usize, add: bool) {
-        micro::tile_bf16(a, b, depth, c, ldc, height, width, add);
+    unsafe fn tile(&self, a: &[u16], b: &[u16], depth: usize, target: Target) {
+        // SAFETY: the caller's promise.
+        unsafe { micro::tile_bf16(a, b, depth, target) };
     }
 }

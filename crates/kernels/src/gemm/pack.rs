@@ -4,6 +4,7 @@ use half::bf16;
 
 use super::Matrix;
 use super::micro::{self, MR, NR, Target};
+use crate::cpu::{Level, level};
 
 /// How panels of element type T are laid out, and the kernel that multiplies them.
 pub(super) trait Packing<T>: Copy + Send + Sync {
@@ -40,6 +41,23 @@ fn bf16_bits(value: f32) -> u16 {
     let bits = value.to_bits();
     ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16) as u16
 }
+
+/// The part of a matrix that a panel holds: `lanes` rows (or columns) from `lane0`, `depth` values of each from `k0`.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy)]
+struct Source<'a> {
+    data: &'a [f32],
+    /// From one lane to the next, and from one depth to the next.
+    strides: [usize; 2],
+    lane0: usize,
+    lanes: usize,
+    k0: usize,
+    depth: usize,
+}
+
+#[cfg(target_arch = "x86_64")]
+#[path = "pack_x86.rs"]
+mod x86;
 
 /// Calls `put(lane, depth, value)` for every element of `lanes` rows (or columns) from `lane0`; the inner loop follows memory.
 #[inline(always)]
@@ -81,6 +99,14 @@ impl F32 {
         if lanes < W {
             out.fill(0.0);
         }
+        #[cfg(target_arch = "x86_64")]
+        if !self.round && level() == Level::Avx512 {
+            let source = Source { data, strides, lane0, lanes, k0, depth };
+            // SAFETY: `level` found AVX-512 on this CPU.
+            if unsafe { x86::pack_f32::<W>(source, out) } {
+                return;
+            }
+        }
         if self.round {
             gather(data, strides, lane0, lanes, k0, depth, |lane, d, value| out[d * W + lane] = rounded(value));
         } else {
@@ -113,6 +139,14 @@ impl Bf16Pairs {
     fn panel<const W: usize>(data: &[f32], strides: [usize; 2], lane0: usize, lanes: usize, k0: usize, depth: usize, out: &mut [u16]) {
         if lanes < W || depth % 2 == 1 {
             out.fill(0);
+        }
+        #[cfg(target_arch = "x86_64")]
+        if level() == Level::Avx512 {
+            let source = Source { data, strides, lane0, lanes, k0, depth };
+            // SAFETY: `level` found AVX-512 BF16 on this CPU.
+            if unsafe { x86::pack_bf16::<W>(source, out) } {
+                return;
+            }
         }
         gather(data, strides, lane0, lanes, k0, depth, |lane, d, value| {
             out[(d / 2) * 2 * W + lane * 2 + d % 2] = bf16_bits(value);

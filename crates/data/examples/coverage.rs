@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use unif2ace_data::grammar::{caption_claims, paraphrase, parse_answer};
+use unif2ace_data::grammar::{asked, caption_claims, paraphrase, parse_answer, questions};
 use unif2ace_data::{Schema, load_split};
 
 fn main() {
@@ -14,6 +14,38 @@ fn main() {
     captions(&samples, errors);
     paraphrases(&samples, errors);
     answers(&samples, errors);
+    own_questions(&samples, errors);
+    understood(&samples, errors);
+}
+
+/// Own questions: their answers must parse, and their share of yes.
+fn own_questions(samples: &[unif2ace_data::Sample], errors: bool) {
+    let (mut right, mut count, mut yes, mut no) = (0usize, 0usize, 0usize, 0usize);
+    let mut agree = (0usize, 0usize);
+    for (index, sample) in samples.iter().enumerate() {
+        for vqa in questions(&sample.record, index as u64, 12) {
+            count += 1;
+            yes += usize::from(vqa.short == "yes");
+            no += usize::from(vqa.short == "no");
+            let short = parse_answer(&vqa.question, &vqa.answer);
+            if short.as_deref() == Some(&vqa.short) {
+                right += 1;
+            } else if errors {
+                println!("{short:?} for {vqa:?}");
+            }
+            if let Some(known) = sample.record.vqa.iter().find(|known| known.question == vqa.question) {
+                agree.1 += 1;
+                agree.0 += usize::from(known.short == vqa.short);
+                if errors && known.short != vqa.short {
+                    println!("{known:?} but {vqa:?}");
+                }
+            }
+            if errors && index < 6 {
+                println!("  ? {} | {} | {}", vqa.question, vqa.answer, vqa.short);
+            }
+        }
+    }
+    println!("own questions {count}: recovered {:.4}, yes {yes}, no {no}; same as the set's where the set asks the same {}/{}", right as f64 / count as f64, agree.0, agree.1);
 }
 
 /// The set's own answers must give the set's own short answers.
@@ -113,6 +145,33 @@ fn captions(samples: &[unif2ace_data::Sample], errors: bool) {
     }
     println!("captions {count}: attributes recovered {:.2} a caption, precision {:.4}, of them not claimable {unclaimable}", stated as f64 / count as f64, right as f64 / stated as f64);
     println!("{histogram:?}");
+    if errors {
+        let mut wrong: Vec<_> = wrong.into_iter().collect();
+        wrong.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
+        for (key, n) in wrong.iter().take(40) {
+            println!("{n:5} {key}");
+        }
+    }
+}
+
+/// Questions must be understood: the record's answer is the set's short answer.
+fn understood(samples: &[unif2ace_data::Sample], errors: bool) {
+    let (mut count, mut right) = (0usize, 0usize);
+    let mut wrong: BTreeMap<String, usize> = BTreeMap::new();
+    for sample in samples {
+        for vqa in &sample.record.vqa {
+            count += 1;
+            let what = asked(&vqa.question);
+            let answer = what.as_ref().and_then(|what| what.answer(&sample.record));
+            if answer.as_deref() == Some(vqa.short.as_str()) {
+                right += 1;
+            } else {
+                let key = what.map_or("?".into(), |what| what.key());
+                *wrong.entry(format!("{} [{key}] short {:?} read {answer:?}", vqa.question, vqa.short)).or_default() += 1;
+            }
+        }
+    }
+    println!("questions {count}: understood {:.4}", right as f64 / count as f64);
     if errors {
         let mut wrong: Vec<_> = wrong.into_iter().collect();
         wrong.sort_by_key(|(_, n)| std::cmp::Reverse(*n));

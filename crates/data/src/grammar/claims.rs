@@ -217,7 +217,11 @@ impl Parsed {
             at -= 1;
             match self.row[at] {
                 Role::Adjective(word) if !self.used[at] => {
-                    let Some(says) = adjective(topic, word) else { break };
+                    let Some(mut says) = adjective(topic, word) else { break };
+                    // A thick moustache is no full beard.
+                    if topic == Topic::Beard && !matches!(self.row[noun], Role::Noun(_, own) if own.contains("beard")) {
+                        says = "";
+                    }
                     let attributes: Vec<&str> = says.split(';').filter_map(|part| part.split('=').next()).collect();
                     if !says.is_empty() && attributes.iter().all(|name| taken.contains(name)) {
                         break;

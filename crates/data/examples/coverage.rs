@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use unif2ace_data::grammar::{asked, caption_claims, paraphrase, parse_answer, questions};
-use unif2ace_data::{Schema, load_split};
+use unif2ace_data::grammar::{asked, caption_claims, paraphrase, parse_answer, parse_caption, questions};
+use unif2ace_data::{MajorityBaseline, Schema, load_split};
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -16,6 +16,15 @@ fn main() {
     answers(&samples, errors);
     own_questions(&samples, errors);
     understood(&samples, errors);
+    let train = load_split(&args[0], "train", 0).unwrap().samples;
+    let baseline = MajorityBaseline::fit(train.iter().map(|sample| &sample.record));
+    let questions: Vec<_> = samples.iter().flat_map(|sample| &sample.record.vqa).collect();
+    for kind in ["appearance", "action", "emotion", ""] {
+        let asked: Vec<_> = questions.iter().filter(|vqa| kind.is_empty() || vqa.kind == kind).collect();
+        let right = asked.iter().filter(|vqa| baseline.answer(&vqa.question) == Some(&vqa.short)).count();
+        let kind = if kind.is_empty() { "all" } else { kind };
+        println!("majority baseline, {kind}: {:.4} of {}", right as f64 / asked.len() as f64, asked.len());
+    }
 }
 
 /// Own questions: their answers must parse, and their share of yes.
@@ -117,12 +126,13 @@ fn paraphrases(samples: &[unif2ace_data::Sample], errors: bool) {
 }
 
 fn captions(samples: &[unif2ace_data::Sample], errors: bool) {
-    let (mut stated, mut right, mut unclaimable, mut count) = (0usize, 0usize, 0usize, 0usize);
+    let (mut stated, mut exact, mut right, mut unclaimable, mut count) = (0usize, 0usize, 0usize, 0usize, 0usize);
     let mut wrong: BTreeMap<String, usize> = BTreeMap::new();
     let mut histogram: BTreeMap<usize, usize> = BTreeMap::new();
     for sample in samples {
         for caption in &sample.record.captions {
             let claims = caption_claims(caption);
+            exact += parse_caption(caption).len();
             count += 1;
             *histogram.entry(claims.len()).or_default() += 1;
             for claim in claims {
@@ -143,7 +153,7 @@ fn captions(samples: &[unif2ace_data::Sample], errors: bool) {
             }
         }
     }
-    println!("captions {count}: attributes recovered {:.2} a caption, precision {:.4}, of them not claimable {unclaimable}", stated as f64 / count as f64, right as f64 / stated as f64);
+    println!("captions {count}: attributes recovered {:.2} a caption ({:.2} to one value), precision {:.4}, of them not claimable {unclaimable}", stated as f64 / count as f64, exact as f64 / count as f64, right as f64 / stated as f64);
     println!("{histogram:?}");
     if errors {
         let mut wrong: Vec<_> = wrong.into_iter().collect();

@@ -3,8 +3,10 @@
 //! - [`FaceSet`], [`load_split`], [`decode_rgb`]: WebDataset shards of pictures with records.
 //! - [`Schema`]: the attributes, their values, and which of them a picture can settle.
 //! - [`grammar`]: paraphrases, questions, and what a text states.
+//! - [`MajorityBaseline`]: answers without a look at the picture.
 //! - [`TextTokenizer`]: training and use of the text vocabulary.
 
+mod baseline;
 mod error;
 pub mod grammar;
 mod sample;
@@ -12,6 +14,7 @@ mod schema;
 mod tokenizer;
 mod webdataset;
 
+pub use baseline::MajorityBaseline;
 pub use error::{DataError, Result, SampleFault};
 pub use sample::{AttributeValue, FaceRecord, Sample, Vqa};
 pub use schema::{Attribute, Head, Kind, Schema};

@@ -1,10 +1,12 @@
 //! The short answer that an answer in words amounts to.
 //!
-//! Rules: an answer that begins with yes or no is that. Otherwise the question's subject decides what is looked for in the answer:
+//! Rules: to a yes/no question an answer that begins with yes or no is that; another one is read as a statement, which holds or
+//! contradicts what was asked. To any other question the question's subject decides what is looked for in the answer:
 //! the first word that is a value for it. A hairstyle may also follow from length and curls ("long wavy red hair" is
 //! `long loose`; "short curly" is `short curls`; "very short" a `buzz cut`; "short" by itself is a `side part`, of a woman or girl a
 //! `pixie cut`). Glasses, hats and clothes give colour and kind. Nothing found gives `None`, which counts as wrong.
 
+use super::asked::{Asked, asked};
 use super::claims::{Claim, caption_claims, roles, statements};
 use super::lexicon::{Role, Topic, adjective};
 use super::words::words;
@@ -111,13 +113,13 @@ impl QuestionKind {
 pub fn parse_answer(question: &str, answer: &str) -> Option<String> {
     let kind = QuestionKind::of(question)?;
     let words = words(answer);
-    match words.first().map(String::as_str) {
-        Some("yes") => return Some("yes".into()),
-        Some("no") => return Some("no".into()),
-        _ if kind == QuestionKind::YesNo => return None,
-        _ => {}
-    }
     let claims = caption_claims(answer);
+    if kind == QuestionKind::YesNo {
+        return match words.first().map(String::as_str) {
+            Some(short @ ("yes" | "no")) => Some(short.into()),
+            _ => stated(question, &claims).map(str::to_owned),
+        };
+    }
     let said = |attribute: &str| value(&claims, attribute);
     let word = |topic: Topic, attribute: &str| said(attribute).or_else(|| bare(answer, topic, attribute));
     let both = |color: Option<&'static str>, kind: Option<&'static str>| match (color, kind) {
@@ -150,6 +152,28 @@ pub fn parse_answer(question: &str, answer: &str) -> Option<String> {
         }
     };
     short.map(str::to_owned)
+}
+
+/// Yes or no by what an answer states instead of it: "She has red hair." to "Is her hair black?".
+fn stated(question: &str, said: &[Claim]) -> Option<&'static str> {
+    let Some(Asked::Holds { claims, any }) = asked(question) else { return None };
+    let holds = |claim: &Claim| {
+        let said = said.iter().find(|said| said.head == claim.head)?;
+        let inside = said.accepted.iter().filter(|&&value| claim.accepts(value)).count();
+        match inside {
+            0 => Some(false),
+            all if all == said.accepted.len() => Some(true),
+            _ => None,
+        }
+    };
+    let each: Vec<Option<bool>> = claims.iter().map(holds).collect();
+    let (decisive, rest) = if any { (true, false) } else { (false, true) };
+    let outcome = if each.contains(&Some(decisive)) {
+        Some(decisive)
+    } else {
+        each.iter().all(|one| *one == Some(rest)).then_some(rest)
+    };
+    outcome.map(|yes| if yes { "yes" } else { "no" })
 }
 
 fn value(claims: &[Claim], attribute: &str) -> Option<&'static str> {

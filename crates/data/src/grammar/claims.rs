@@ -124,6 +124,15 @@ pub fn caption_claims(text: &str) -> Vec<Claim> {
     merge(gathered.into_iter().map(|(_, claim)| claim))
 }
 
+/// The attributes that a text states with exactly one value: (index in [`Schema::heads`], index of the value).
+pub fn parse_caption(text: &str) -> Vec<(usize, u16)> {
+    let exact = |claim: Claim| match claim.accepted.as_slice() {
+        [value] => Some((claim.head, *value)),
+        _ => None,
+    };
+    caption_claims(text).into_iter().filter_map(exact).collect()
+}
+
 impl Parsed {
     fn predicates(&mut self, out: &mut Vec<(usize, Claim)>) {
         for at in 0..self.row.len() {

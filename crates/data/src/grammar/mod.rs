@@ -20,6 +20,6 @@ mod words;
 
 pub use answer::{QuestionKind, parse_answer};
 pub use asked::{Asked, asked};
-pub use claims::{Claim, caption_claims};
+pub use claims::{Claim, caption_claims, parse_caption};
 pub use paraphrase::{Paraphrase, paraphrase};
 pub use question::questions;

@@ -60,7 +60,7 @@ pub(super) unsafe fn tile_bf16(a: &[u16], b: &[u16], depth: usize, target: Targe
 
 /// # Safety
 /// As [`tile_f32`].
-unsafe fn store(tile: &Tile, target: Target) {
+pub(super) unsafe fn store(tile: &[[f32; NR]], target: Target) {
     for (row, values) in tile.iter().enumerate().take(target.height) {
         // SAFETY: the rows of the target are valid and ours, as the caller promises; the slice is the only reference to this row's part.
         let row = unsafe { std::slice::from_raw_parts_mut(target.start.add(row * target.stride), target.width) };
@@ -97,16 +97,16 @@ fn bf16_portable(a: &[u16], b: &[u16], depth: usize, tile: &mut Tile) {
 }
 
 #[cfg(target_arch = "x86_64")]
-mod x86 {
+pub(super) mod x86 {
     use std::arch::x86_64::*;
 
     use super::{MR, NR, Target, Tile};
 
     /// # Safety
-    /// The CPU has AVX-512 F; `target` is valid for writes and no taller than the tile.
+    /// The CPU has AVX-512 F; `target` is valid for writes and no taller than `sums`.
     #[inline]
     #[target_feature(enable = "avx512f")]
-    unsafe fn put(sums: &[[__m512; 2]; MR], target: Target) {
+    pub(in crate::gemm) unsafe fn put<const ROWS: usize>(sums: &[[__m512; 2]; ROWS], target: Target) {
         let mask = |width: usize| if width >= 16 { u16::MAX } else { (1u16 << width) - 1 };
         let masks = [mask(target.width), mask(target.width.saturating_sub(16))];
         for (row, sums) in sums.iter().enumerate() {

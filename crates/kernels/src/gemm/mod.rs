@@ -5,12 +5,16 @@
 
 mod micro;
 mod pack;
+mod packed;
+mod rows;
 mod small;
 
 use rayon::prelude::*;
 
 use crate::cpu::{Level, level};
 use micro::{MR, NR, Target};
+
+pub use packed::PackedMatrix;
 
 /// Precision of the factors; sums are f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,6 +122,37 @@ impl Output {
     }
 }
 
+/// How C is cut into tasks. It follows the number of threads; each value of C is summed in the same order however it is cut.
+#[derive(Clone, Copy)]
+struct Cut {
+    rows: usize,
+    panels: usize,
+    row_tasks: usize,
+    column_tasks: usize,
+    parallel: bool,
+}
+
+impl Cut {
+    fn new(m: usize, num_panels: usize, parallel: bool) -> Self {
+        let tasks = if parallel { 4 * rayon::current_num_threads() } else { 1 };
+        let rows = m.div_ceil(tasks).next_multiple_of(MR).clamp(2 * MR, MC);
+        let row_tasks = m.div_ceil(rows);
+        let panels = num_panels.div_ceil(tasks.div_ceil(row_tasks)).max(8);
+        Self { rows, panels, row_tasks, column_tasks: num_panels.div_ceil(panels), parallel }
+    }
+}
+
+/// A block of B in panels: panel j starts at `start + j * stride`.
+#[derive(Clone, Copy)]
+struct Block<'a, T> {
+    panels: &'a [T],
+    start: usize,
+    stride: usize,
+    /// Where the block begins along the sums, and its depth without padding.
+    k0: usize,
+    depth: usize,
+}
+
 fn blocked<T: Copy + Default + Send + Sync>(
     a: Matrix<'_>,
     b: Matrix<'_>,
@@ -126,54 +161,65 @@ fn blocked<T: Copy + Default + Send + Sync>(
     parallel: bool,
     packing: impl pack::Packing<T>,
 ) {
-    let (m, n, k) = (a.rows, b.cols, a.cols);
+    let (n, k) = (b.cols, a.cols);
     let num_panels = n.div_ceil(NR);
-    // How C is cut follows the number of threads; each of its values is summed in the same order however it is cut.
-    let tasks = if parallel { 4 * rayon::current_num_threads() } else { 1 };
-    let rows_per_task = m.div_ceil(tasks).next_multiple_of(MR).clamp(2 * MR, MC);
-    let row_tasks = m.div_ceil(rows_per_task);
-    let panels_per_task = num_panels.div_ceil(tasks.div_ceil(row_tasks)).max(8);
-    let column_tasks = num_panels.div_ceil(panels_per_task);
-    let output = Output(c.as_mut_ptr());
+    let cut = Cut::new(a.rows, num_panels, parallel);
     let mut b_packed: Vec<T> = Vec::new();
     for k0 in (0..k).step_by(KC) {
         let depth = KC.min(k - k0);
-        let padded = packing.padded_depth(depth);
-        let strip = padded * NR;
-        b_packed.resize(num_panels * strip, T::default());
+        let stride = packing.padded_depth(depth) * NR;
+        b_packed.resize(num_panels * stride, T::default());
         let pack_panel = |(panel, out): (usize, &mut [T])| packing.columns(&b, k0, depth, panel * NR, out);
         if parallel {
-            b_packed.par_chunks_exact_mut(strip).with_min_len(4).enumerate().for_each(pack_panel);
+            b_packed.par_chunks_exact_mut(stride).with_min_len(4).enumerate().for_each(pack_panel);
         } else {
-            b_packed.chunks_exact_mut(strip).enumerate().for_each(pack_panel);
+            b_packed.chunks_exact_mut(stride).enumerate().for_each(pack_panel);
         }
-        let add = accumulate || k0 > 0;
-        let b_packed = &b_packed;
-        let work = |a_packed: &mut Vec<T>, task: usize| {
-            let row0 = task / column_tasks * rows_per_task;
-            let rows = rows_per_task.min(m - row0);
-            a_packed.resize(rows.div_ceil(MR) * padded * MR, T::default());
-            for (panel, out) in a_packed.chunks_exact_mut(padded * MR).enumerate() {
-                packing.rows(&a, k0, depth, row0 + panel * MR, out);
-            }
-            let first = task % column_tasks * panels_per_task;
-            for j in first..(first + panels_per_task).min(num_panels) {
-                let b_panel = &b_packed[j * strip..][..strip];
-                for (i, a_panel) in a_packed.chunks_exact(padded * MR).enumerate() {
-                    let (row, column) = (row0 + i * MR, j * NR);
-                    let (height, width) = (MR.min(m - row), NR.min(n - column));
-                    let target = Target { start: output.at(row * n + column), stride: n, height, width, add };
-                    // SAFETY: the tile lies in `c`, which is borrowed mutably until all tasks are done, and tiles of tasks are disjoint.
-                    unsafe { packing.tile(a_panel, b_panel, padded, target) };
-                }
-            }
-        };
-        if parallel {
-            (0..row_tasks * column_tasks).into_par_iter().for_each_init(Vec::new, work);
-        } else {
-            let mut a_packed = Vec::new();
-            (0..row_tasks * column_tasks).for_each(|task| work(&mut a_packed, task));
+        let block = Block { panels: &b_packed, start: 0, stride, k0, depth };
+        multiply(&a, block, c, n, accumulate || k0 > 0, cut, packing);
+    }
+}
+
+/// Multiplies the columns of `a` that meet a block of B, into or onto C with `n` columns.
+fn multiply<T: Copy + Default + Send + Sync>(
+    a: &Matrix<'_>,
+    block: Block<'_, T>,
+    c: &mut [f32],
+    n: usize,
+    add: bool,
+    cut: Cut,
+    packing: impl pack::Packing<T>,
+) {
+    let m = a.rows;
+    assert!(c.len() >= m * n, "room for the matrix product");
+    let num_panels = n.div_ceil(NR);
+    let padded = packing.padded_depth(block.depth);
+    let output = Output(c.as_mut_ptr());
+    let work = |a_packed: &mut Vec<T>, task: usize| {
+        let row0 = task / cut.column_tasks * cut.rows;
+        let rows = cut.rows.min(m - row0);
+        a_packed.resize(rows.div_ceil(MR) * padded * MR, T::default());
+        for (panel, out) in a_packed.chunks_exact_mut(padded * MR).enumerate() {
+            packing.rows(a, block.k0, block.depth, row0 + panel * MR, out);
         }
+        let first = task % cut.column_tasks * cut.panels;
+        for j in first..(first + cut.panels).min(num_panels) {
+            let b_panel = &block.panels[block.start + j * block.stride..][..padded * NR];
+            for (i, a_panel) in a_packed.chunks_exact(padded * MR).enumerate() {
+                let (row, column) = (row0 + i * MR, j * NR);
+                let (height, width) = (MR.min(m - row), NR.min(n - column));
+                let target = Target { start: output.at(row * n + column), stride: n, height, width, add };
+                // SAFETY: the tile lies in `c`, which is borrowed mutably until all tasks are done, and tiles of tasks are disjoint.
+                unsafe { packing.tile(a_panel, b_panel, padded, target) };
+            }
+        }
+    };
+    let tasks = cut.row_tasks * cut.column_tasks;
+    if cut.parallel {
+        (0..tasks).into_par_iter().for_each_init(Vec::new, work);
+    } else {
+        let mut a_packed = Vec::new();
+        (0..tasks).for_each(|task| work(&mut a_packed, task));
     }
 }
 

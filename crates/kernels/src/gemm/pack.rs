@@ -113,6 +113,15 @@ impl F32 {
             gather(data, strides, lane0, lanes, k0, depth, |lane, d, value| out[d * W + lane] = value);
         }
     }
+
+    /// All of `a`, row after row.
+    pub(super) fn plain(self, a: &Matrix<'_>) -> Vec<f32> {
+        let mut out = vec![0.0; a.rows * a.cols];
+        gather(a.data, [a.row_stride, a.col_stride], 0, a.rows, 0, a.cols, |row, d, value| {
+            out[row * a.cols + d] = if self.round { rounded(value) } else { value };
+        });
+        out
+    }
 }
 
 impl Packing<f32> for F32 {
@@ -151,6 +160,14 @@ impl Bf16Pairs {
         gather(data, strides, lane0, lanes, k0, depth, |lane, d, value| {
             out[(d / 2) * 2 * W + lane * 2 + d % 2] = bf16_bits(value);
         });
+    }
+
+    /// All of `a`, row after row of even length.
+    pub(super) fn plain(self, a: &Matrix<'_>) -> Vec<u16> {
+        let depth = a.cols.next_multiple_of(2);
+        let mut out = vec![0; a.rows * depth];
+        gather(a.data, [a.row_stride, a.col_stride], 0, a.rows, 0, a.cols, |row, d, value| out[row * depth + d] = bf16_bits(value));
+        out
     }
 }
 

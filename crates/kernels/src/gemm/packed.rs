@@ -1,0 +1,208 @@
+//! The right factor of a product, packed once for many products: the weights of a layer at inference.
+
+use rayon::prelude::*;
+
+use super::micro::{NR, Target};
+use super::pack::{self, Packing};
+use super::{Block, Cut, KC, Matrix, Output, Precision, SERIAL, multiply, rows};
+use crate::cpu::{Level, level};
+
+/// A packed matrix `[k, n]`. It doesn't depend on how it is used, and works at every instruction level; it is fast at the one that it
+/// was packed at.
+#[derive(Debug, Clone)]
+pub struct PackedMatrix {
+    rows: usize,
+    cols: usize,
+    panels: Panels,
+}
+
+/// Panels of full depth, one after the other.
+#[derive(Debug, Clone)]
+enum Panels {
+    F32 { values: Vec<f32>, round: bool },
+    Bf16(Vec<u16>),
+}
+
+fn pack_all<T: Copy + Default + Send + Sync>(b: Matrix<'_>, packing: impl Packing<T>) -> Vec<T> {
+    let depth = packing.padded_depth(b.rows);
+    let mut panels = vec![T::default(); b.cols.div_ceil(NR) * depth * NR];
+    if depth > 0 {
+        panels
+            .par_chunks_exact_mut(depth * NR)
+            .with_min_len(16)
+            .enumerate()
+            .for_each(|(panel, out)| packing.columns(&b, 0, b.rows, panel * NR, out));
+    }
+    panels
+}
+
+impl PackedMatrix {
+    /// Packs `b`; bf16 takes half the memory of f32 where the CPU multiplies it.
+    pub fn new(b: Matrix<'_>, precision: Precision) -> Self {
+        let panels = match (precision, level()) {
+            (Precision::Bf16, Level::Avx512) => Panels::Bf16(pack_all(b, pack::Bf16Pairs)),
+            _ => {
+                let round = precision == Precision::Bf16;
+                Panels::F32 { values: pack_all(b, pack::F32 { round }), round }
+            }
+        };
+        Self { rows: b.rows, cols: b.cols, panels }
+    }
+
+    /// Rows: the depth of products.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Columns.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// The values as packed, row-major `[k, n]`: rounded if the precision is bf16.
+    pub fn unpack(&self) -> Vec<f32> {
+        let mut out = Vec::with_capacity(self.rows * self.cols);
+        for k in 0..self.rows {
+            for j in 0..self.cols {
+                let (panel, lane) = (j / NR, j % NR);
+                out.push(match &self.panels {
+                    Panels::F32 { values, .. } => values[(panel * self.rows + k) * NR + lane],
+                    Panels::Bf16(bits) => {
+                        let start = panel * self.rows.next_multiple_of(2) * NR;
+                        f32::from_bits(u32::from(bits[start + k / 2 * 2 * NR + lane * 2 + k % 2]) << 16)
+                    }
+                });
+            }
+        }
+        out
+    }
+
+    /// `c = a b`, or `c += a b` if `accumulate`; `c` is row-major `[a.rows, b.cols]`.
+    ///
+    /// # Panics
+    /// If the inner sizes differ or `c` is too small: callers own the shapes.
+    pub fn product(&self, a: Matrix<'_>, c: &mut [f32], accumulate: bool) {
+        let (m, n, k) = (a.rows, self.cols, self.rows);
+        assert_eq!(a.cols, k, "inner sizes of a matrix product");
+        assert!(c.len() >= m * n, "room for the matrix product");
+        if m == 0 || n == 0 {
+            return;
+        }
+        let c = &mut c[..m * n];
+        if k == 0 {
+            if !accumulate {
+                c.fill(0.0);
+            }
+            return;
+        }
+        let parallel = m * n * k > SERIAL;
+        let few = m <= rows::MAX_ROWS;
+        match &self.panels {
+            Panels::F32 { values, round } if few => {
+                let packing = pack::F32 { round: *round };
+                let x = packing.plain(&a);
+                // SAFETY: `few_rows` gives targets inside `c`, each to one task.
+                few_rows(values, k, c, n, accumulate, parallel, |panel, target| unsafe { rows::rows_f32(&x, panel, k, target) });
+            }
+            Panels::Bf16(values) if few => {
+                let depth = k.next_multiple_of(2);
+                let x = pack::Bf16Pairs.plain(&a);
+                // SAFETY: `few_rows` gives targets inside `c`, each to one task.
+                few_rows(values, depth, c, n, accumulate, parallel, |panel, target| unsafe { rows::rows_bf16(&x, panel, depth, target) });
+            }
+            Panels::F32 { values, round } => by_blocks(&a, values, c, n, accumulate, parallel, pack::F32 { round: *round }),
+            Panels::Bf16(values) => by_blocks(&a, values, c, n, accumulate, parallel, pack::Bf16Pairs),
+        }
+    }
+}
+
+fn few_rows<T: Sync>(
+    panels: &[T],
+    depth: usize,
+    c: &mut [f32],
+    n: usize,
+    add: bool,
+    parallel: bool,
+    kernel: impl Fn(&[T], Target) + Sync,
+) {
+    let height = c.len() / n;
+    let output = Output(c.as_mut_ptr());
+    let work = |(j, panel): (usize, &[T])| {
+        let target = Target { start: output.at(j * NR), stride: n, height, width: NR.min(n - j * NR), add };
+        kernel(panel, target);
+    };
+    if parallel {
+        panels.par_chunks_exact(depth * NR).with_min_len(4).enumerate().for_each(work);
+    } else {
+        panels.chunks_exact(depth * NR).enumerate().for_each(work);
+    }
+}
+
+fn by_blocks<T: Copy + Default + Send + Sync>(
+    a: &Matrix<'_>,
+    panels: &[T],
+    c: &mut [f32],
+    n: usize,
+    accumulate: bool,
+    parallel: bool,
+    packing: impl Packing<T>,
+) {
+    let cut = Cut::new(a.rows, n.div_ceil(NR), parallel);
+    let stride = packing.padded_depth(a.cols) * NR;
+    for k0 in (0..a.cols).step_by(KC) {
+        let block = Block { panels, start: k0 * NR, stride, k0, depth: KC.min(a.cols - k0) };
+        multiply(a, block, c, n, accumulate || k0 > 0, cut, packing);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::force_level;
+    use crate::gemm::gemm;
+
+    fn values(count: usize, seed: u32) -> Vec<f32> {
+        (0..count as u32).map(|i| ((i ^ seed).wrapping_mul(2_654_435_761) >> 8) as f32 / (1 << 23) as f32 - 1.0).collect()
+    }
+
+    #[test]
+    fn packed_products_equal_plain_ones_wherever_they_were_packed() {
+        let levels = [Level::Portable, Level::Avx2, Level::Avx512];
+        for (m, n, k) in [(1, 1, 1), (1, 70, 1025), (2, 33, 7), (3, 64, 516), (4, 5, 64), (5, 96, 31), (6, 31, 9), (7, 40, 12), (8, 65, 3), (9, 70, 1030), (50, 129, 65)] {
+            let (a, w) = (values(m * k, 1), values(n * k, 2));
+            let (a, b) = (Matrix::new(&a, m, k), Matrix::new(&w, n, k).t());
+            for precision in [Precision::F32, Precision::Bf16] {
+                for packed_at in levels {
+                    force_level(Some(packed_at));
+                    let packed = PackedMatrix::new(b, precision);
+                    if precision == Precision::F32 {
+                        let expected: Vec<f32> = (0..k * n).map(|i| w[i % n * k + i / n]).collect();
+                        assert_eq!(packed.unpack(), expected);
+                    }
+                    for used_at in levels {
+                        force_level(Some(used_at));
+                        for accumulate in [false, true] {
+                            let mut expected = values(m * n, 3);
+                            let mut found = expected.clone();
+                            gemm(a, b, &mut expected, accumulate, precision);
+                            packed.product(a, &mut found, accumulate);
+                            for (f, e) in found.iter().zip(&expected) {
+                                let tolerance = 4e-6 * (k as f32).sqrt() + 2e-6;
+                                assert!((f - e).abs() < tolerance, "{precision:?} {packed_at:?} {used_at:?} {m}x{n}x{k}: {f} vs {e}");
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        force_level(None);
+    }
+
+    #[test]
+    fn bf16_panels_round_to_nearest() {
+        let w = values(3 * 5, 4);
+        let rounded: Vec<f32> = w.iter().map(|&w| half::bf16::from_f32(w).to_f32()).collect();
+        let packed = PackedMatrix::new(Matrix::new(&w, 3, 5), Precision::Bf16);
+        assert_eq!(packed.unpack(), rounded);
+    }
+}

@@ -44,6 +44,19 @@ impl Claim {
         self.accepted.iter().map(|&value| attribute.values[value as usize]).collect()
     }
 
+    /// Reads the values of an attribute as label files write them: `red`, `short beard/full beard` (one of these), `!none` (anything but).
+    /// `None` for unknown names.
+    pub fn labelled(attribute: &str, values: &str) -> Option<Self> {
+        let known = Schema::get().attribute(attribute)?;
+        match values.strip_prefix('!') {
+            Some(not) => {
+                let not = known.index_of(not)?;
+                Self::new(known, (0..known.values.len() as u16).filter(|&value| value != not).collect())
+            }
+            None => Self::one_of(attribute, &values.split('/').collect::<Vec<_>>()),
+        }
+    }
+
     /// The claim that an attribute has one of these values; `None` for unknown names.
     pub fn one_of(attribute: &str, values: &[&str]) -> Option<Self> {
         let known = Schema::get().attribute(attribute)?;

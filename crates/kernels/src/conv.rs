@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use crate::gemm::{Matrix, Precision, gemm, gemm_serial};
 
 /// Most output pixels whose patches exist at once in a task.
-const CHUNK: usize = 384;
+const CHUNK: usize = 512;
 /// Groups of pictures whose weight gradients are summed apart; fixed, so that the number of threads doesn't show.
 const GROUPS: usize = 4;
 
@@ -97,30 +97,37 @@ impl Shape {
         }
     }
 
-    /// Weights `[out, in, kh, kw]` as `[kh, kw, in, out]`, whose rows follow a patch.
-    fn by_patch(&self, weight: &[f32]) -> Vec<f32> {
-        let taps = self.kernel[0] * self.kernel[1];
-        let mut out = vec![0.0; weight.len()];
-        for (o, filter) in weight.chunks_exact((self.channels * taps).max(1)).enumerate() {
-            for (channel, values) in filter.chunks_exact(taps).enumerate() {
-                for (tap, &value) in values.iter().enumerate() {
-                    out[(tap * self.channels + channel) * self.num_out + o] = value;
+    /// Calls `visit(place in [kh, kw, in, out], place in [out, in, kh, kw], filters)` for runs of up to 16 filters: neighbours in the first
+    /// layout, and in the second as many streams as caches follow well, [`Self::depth`] apart.
+    fn filters(&self, mut visit: impl FnMut(usize, usize, usize)) {
+        let (taps, depth) = (self.kernel[0] * self.kernel[1], self.depth());
+        for first in (0..self.num_out).step_by(16) {
+            let count = (self.num_out - first).min(16);
+            for channel in 0..self.channels {
+                for tap in 0..taps {
+                    visit((tap * self.channels + channel) * self.num_out + first, first * depth + channel * taps + tap, count);
                 }
             }
         }
+    }
+
+    /// Weights `[out, in, kh, kw]` as `[kh, kw, in, out]`, whose rows follow a patch.
+    fn by_patch(&self, weight: &[f32]) -> Vec<f32> {
+        let mut out = vec![0.0; weight.len()];
+        self.filters(|to, from, count| {
+            let values = weight[from..].iter().step_by(self.depth());
+            out[to..to + count].iter_mut().zip(values).for_each(|(out, &value)| *out = value);
+        });
         out
     }
 
     /// The inverse of [`Self::by_patch`].
     fn by_filter(&self, weight: &[f32]) -> Vec<f32> {
-        let taps = self.kernel[0] * self.kernel[1];
         let mut out = vec![0.0; weight.len()];
-        for (row, values) in weight.chunks_exact(self.num_out.max(1)).enumerate() {
-            let (tap, channel) = (row / self.channels, row % self.channels);
-            for (o, &value) in values.iter().enumerate() {
-                out[(o * self.channels + channel) * taps + tap] = value;
-            }
-        }
+        self.filters(|from, to, count| {
+            let values = out[to..].iter_mut().step_by(self.depth());
+            values.zip(&weight[from..from + count]).for_each(|(out, &value)| *out = value);
+        });
         out
     }
 }

@@ -48,6 +48,7 @@ fn clock() -> f64 {
 }
 
 fn main() {
+    unif2ace_ops::keep_freed_memory();
     for (rows, num_in, num_out, act) in [(2048, 256, 1024, Activation::GeluNew), (1024, 256, 768, Activation::GeluNew), (1024, 256, 256, Activation::None)] {
         let (x, w, b) = (random([rows, num_in]), random([num_out, num_in]), random([num_out]));
         report(

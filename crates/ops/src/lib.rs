@@ -15,6 +15,7 @@ use cpu::CpuOps;
 use experts::ExpertOps;
 use pictures::PictureOps;
 
+pub use unif2ace_kernels::memory::keep_freed_memory;
 pub use unif2ace_kernels::optim::{AdamW as AdamWParams, adamw as adamw_step, moving_average, sum_of_squares};
 
 mod cpu;

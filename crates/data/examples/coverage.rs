@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use unif2ace_data::grammar::{asked, caption_claims, paraphrase, parse_answer, parse_caption, questions};
-use unif2ace_data::{MajorityBaseline, Schema, load_split};
+use unif2ace_data::{MajorityBaseline, Schema, load_prompts, load_split};
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -16,6 +16,7 @@ fn main() {
     answers(&samples, errors);
     own_questions(&samples, errors);
     understood(&samples, errors);
+    users_prompts(errors);
     let train = load_split(&args[0], "train", 0).unwrap().samples;
     let baseline = MajorityBaseline::fit(train.iter().map(|sample| &sample.record));
     let questions: Vec<_> = samples.iter().flat_map(|sample| &sample.record.vqa).collect();
@@ -189,4 +190,26 @@ fn understood(samples: &[unif2ace_data::Sample], errors: bool) {
             println!("{n:5} {key}");
         }
     }
+}
+
+/// How far the caption reader reads users' prompts as a person does.
+fn users_prompts(errors: bool) {
+    let prompts = load_prompts("eval/prompts40.json").unwrap();
+    let (mut labelled, mut read, mut against) = (0usize, 0usize, 0usize);
+    for prompt in &prompts {
+        let claims = caption_claims(&prompt.text);
+        for label in &prompt.claims {
+            labelled += 1;
+            match claims.iter().find(|claim| claim.head == label.head) {
+                Some(claim) if claim.accepted.iter().any(|&value| label.accepts(value)) => read += 1,
+                other => {
+                    against += usize::from(other.is_some());
+                    if errors {
+                        println!("{}: {} {:?}, read {:?}", prompt.text, label.attribute, label.values(), other.map(|claim| claim.values()));
+                    }
+                }
+            }
+        }
+    }
+    println!("prompts {}: {labelled} attributes labelled, {read} read the same way, {against} read otherwise", prompts.len());
 }

@@ -122,6 +122,14 @@ pub enum DataError {
         /// The reader's message.
         reason: String,
     },
+    /// A list of labelled prompts that can't be used.
+    #[error("cannot read the prompts {}: {reason}\nhint: expected [{{\"prompt\": .., \"attributes\": {{name: value}}}}] with the schema's names", .path.display())]
+    Prompts {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
     /// Training, encoding or decoding failed.
     #[error("cannot {operation} with the tokenizer: {reason}")]
     Tokenizer {

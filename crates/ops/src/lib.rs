@@ -15,11 +15,13 @@ use cpu::CpuOps;
 use experts::ExpertOps;
 use pictures::PictureOps;
 
+pub use packed::{PackedLinear, pack_linear, packed_linear};
 pub use unif2ace_kernels::memory::keep_freed_memory;
 pub use unif2ace_kernels::optim::{AdamW as AdamWParams, adamw as adamw_step, moving_average, sum_of_squares};
 
 mod cpu;
 mod experts;
+mod packed;
 mod pictures;
 pub mod portable;
 
@@ -29,9 +31,15 @@ fn on_cpu(device: &Device) -> bool {
 }
 
 fn kernel_precision() -> KernelPrecision {
-    match precision() {
-        Precision::F32 => KernelPrecision::F32,
-        Precision::Bf16 => KernelPrecision::Bf16,
+    precision().into()
+}
+
+impl From<Precision> for KernelPrecision {
+    fn from(precision: Precision) -> Self {
+        match precision {
+            Precision::F32 => Self::F32,
+            Precision::Bf16 => Self::Bf16,
+        }
     }
 }
 

@@ -20,6 +20,9 @@ pub struct Shape {
     pub head_dim: usize,
 }
 
+/// Multiply-adds, or values, under which threads cost more than they bring.
+const SERIAL: usize = 1 << 16;
+
 impl Shape {
     fn width(&self) -> usize {
         self.heads * self.head_dim
@@ -109,19 +112,22 @@ fn unpermute(parts: &[Vec<f32>], shape: Shape, length: usize) -> Vec<f32> {
 pub fn forward(q: &[f32], k: &[f32], v: &[f32], mask: Option<Mask<'_>>, shape: Shape, precision: Precision) -> (Vec<f32>, Vec<Vec<f32>>) {
     let Shape { batch, queries, keys, heads, head_dim } = shape;
     let scale = 1.0 / (head_dim as f32).sqrt();
-    let (outputs, weights): (Vec<_>, Vec<_>) = (0..batch * heads)
-        .into_par_iter()
-        .map(|index| {
-            let (b, h) = (index / heads, index % heads);
-            let mut p = vec![0.0; queries * keys];
-            gemm_serial(head(q, shape, queries, b, h), head(k, shape, keys, b, h).t(), &mut p, false, precision);
-            let mask = mask.map(|mask| &mask.values[(b % mask.rows) * queries * keys..][..queries * keys]);
-            softmax_rows(&mut p, mask, keys, scale);
-            let mut out = vec![0.0; queries * head_dim];
-            gemm_serial(Matrix::new(&p, queries, keys), head(v, shape, keys, b, h), &mut out, false, precision);
-            (out, p)
-        })
-        .unzip();
+    let work = |index: usize| {
+        let (b, h) = (index / heads, index % heads);
+        let mut p = vec![0.0; queries * keys];
+        gemm_serial(head(q, shape, queries, b, h), head(k, shape, keys, b, h).t(), &mut p, false, precision);
+        let mask = mask.map(|mask| &mask.values[(b % mask.rows) * queries * keys..][..queries * keys]);
+        softmax_rows(&mut p, mask, keys, scale);
+        let mut out = vec![0.0; queries * head_dim];
+        gemm_serial(Matrix::new(&p, queries, keys), head(v, shape, keys, b, h), &mut out, false, precision);
+        (out, p)
+    };
+    let heads_in_all = 0..batch * heads;
+    let (outputs, weights): (Vec<_>, Vec<_>) = if batch * queries * keys * shape.width() <= SERIAL {
+        heads_in_all.map(work).unzip()
+    } else {
+        heads_in_all.into_par_iter().map(work).unzip()
+    };
     (unpermute(&outputs, shape, queries), weights)
 }
 
@@ -186,7 +192,7 @@ pub fn rotate(x: &mut [f32], tables: Tables<'_>, [batch, length, heads, head_dim
     debug_assert_eq!(x.len(), batch * length * heads * head_dim);
     let half = tables.dims / 2;
     let sign = if inverse { -1.0 } else { 1.0 };
-    x.par_chunks_exact_mut(heads * head_dim).enumerate().for_each(|(row, x)| {
+    let work = |(row, x): (usize, &mut [f32])| {
         let (b, position) = (row / length, row % length);
         let start = ((b % tables.rows) * length + position) * tables.dims;
         let (cos, sin) = (&tables.cos[start..start + half], &tables.sin[start..start + half]);
@@ -197,5 +203,10 @@ pub fn rotate(x: &mut [f32], tables: Tables<'_>, [batch, length, heads, head_dim
                 (*a, *b) = (turned_a, turned_b);
             }
         }
-    });
+    };
+    if x.len() <= SERIAL {
+        x.chunks_exact_mut(heads * head_dim).enumerate().for_each(work);
+    } else {
+        x.par_chunks_exact_mut(heads * head_dim).with_min_len(16).enumerate().for_each(work);
+    }
 }

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use crate::activation::{self, Activation};
 use crate::gemm::{Matrix, Precision, gemm};
 
-/// Values that one task of an elementwise pass handles.
+/// Values that one task of an elementwise pass handles; fewer don't go to the threads at all.
 const CHUNK: usize = 1 << 14;
 
 /// Sizes of a layer.
@@ -32,14 +32,18 @@ pub fn forward(x: &[f32], weight: &[f32], bias: &[f32], shape: Shape, precision:
 
 /// Applies an activation over all threads.
 pub fn activate(y: &mut [f32], act: Activation) {
-    if act != Activation::None {
+    if y.len() <= CHUNK {
+        activation::forward(y, act);
+    } else if act != Activation::None {
         y.par_chunks_mut(CHUNK).for_each(|y| activation::forward(y, act));
     }
 }
 
 /// Gradient before the activation, from the gradient after it and the value before it.
 pub fn deactivate(gradient: &mut [f32], before: &[f32], act: Activation) {
-    if act != Activation::None {
+    if gradient.len() <= CHUNK {
+        activation::backward(gradient, before, act);
+    } else if act != Activation::None {
         gradient
             .par_chunks_mut(CHUNK)
             .zip(before.par_chunks(CHUNK))

@@ -4,6 +4,9 @@ use rayon::prelude::*;
 
 use crate::simd::{exp, multiversion};
 
+/// Logits under which threads cost more than they bring.
+const SERIAL: usize = 1 << 14;
+
 multiversion! {
     /// `ln sum exp` of a row.
     fn log_sum_exp(row: &[f32]) -> f32 {
@@ -35,15 +38,16 @@ multiversion! {
 /// # Panics
 /// If a target is not below `vocab`.
 pub fn cross_entropy(logits: &[f32], targets: &[i64], vocab: usize) -> (Vec<f32>, Vec<f32>) {
-    logits
-        .par_chunks_exact(vocab)
-        .zip(targets)
-        .map(|(row, &target)| {
-            let log_sum = log_sum_exp(row);
-            let loss = if target < 0 { 0.0 } else { log_sum - row[target as usize] };
-            (loss, log_sum)
-        })
-        .unzip()
+    let work = |(row, &target): (&[f32], &i64)| {
+        let log_sum = log_sum_exp(row);
+        let loss = if target < 0 { 0.0 } else { log_sum - row[target as usize] };
+        (loss, log_sum)
+    };
+    if logits.len() <= SERIAL {
+        logits.chunks_exact(vocab).zip(targets).map(work).unzip()
+    } else {
+        logits.par_chunks_exact(vocab).zip(targets).map(work).unzip()
+    }
 }
 
 /// Gradient of [`cross_entropy`] with respect to the logits.

@@ -1,5 +1,7 @@
 //! The `unif2ace` command.
 
+mod eval;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -25,11 +27,28 @@ enum Command {
         #[arg(long)]
         quiet: bool,
     },
+    /// Measure a model on a split of the face set.
+    Eval(eval::EvalArgs),
 }
 
 fn main() -> ExitCode {
     tracing_subscriber::fmt().with_writer(std::io::stderr).init();
-    let Command::Train { recipe, resume, quiet } = Args::parse().command;
+    let (recipe, resume, quiet) = match Args::parse().command {
+        Command::Train { recipe, resume, quiet } => (recipe, resume, quiet),
+        Command::Eval(args) => {
+            return match eval::run(args) {
+                Ok(report) => {
+                    use std::io::Write;
+                    let _ = writeln!(std::io::stdout(), "{report}");
+                    ExitCode::SUCCESS
+                }
+                Err(error) => {
+                    tracing::error!("{error}");
+                    ExitCode::FAILURE
+                }
+            };
+        }
+    };
     let outcome = unif2ace_train::Recipe::read(&recipe)
         .and_then(|recipe| unif2ace_train::run(&recipe, unif2ace_train::Session { resume, quiet }));
     match outcome {

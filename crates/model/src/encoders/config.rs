@@ -300,6 +300,8 @@ pub enum Pooling {
     Class,
     /// The mean of the patches; sees small parts sooner when trained on few pictures.
     Mean,
+    /// Every patch, narrowed and side by side: each place keeps its own weights, which suits aligned portraits best.
+    Grid,
 }
 
 /// One attribute of the face network.

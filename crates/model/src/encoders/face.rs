@@ -9,11 +9,16 @@ use unif2ace_ops::cross_entropy;
 use super::{EncoderError, FaceConfig, Pooling, VisionTransformer};
 use crate::nn::{LayerNorm, Linear};
 
+/// Channels that a patch keeps under [`Pooling::Grid`].
+const GRID_CHANNELS: usize = 32;
+
 /// The network. Its embedding is the face expert's feature, its classifiers label pictures for data building and evaluation.
 #[derive(Module, Debug)]
 pub struct FaceNet {
     /// The picture tower.
     pub vision_model: VisionTransformer,
+    /// Narrows each patch before they are put side by side ([`Pooling::Grid`]).
+    pub reduce: Option<Linear>,
     /// Over the pooled state.
     pub norm: LayerNorm,
     /// To the embedding.
@@ -49,10 +54,13 @@ impl FaceNet {
         config.check()?;
         let (width, embedding) = (config.vision_config.hidden_size, config.embedding_size);
         let std = |num_in: usize| 1.0 / (num_in as f64).sqrt();
+        let grid = config.pooling == Pooling::Grid;
+        let pooled = if grid { config.vision_config.num_patches() * GRID_CHANNELS } else { width };
         Ok(Self {
             vision_model: VisionTransformer::new(&config.vision_config, device)?,
-            norm: LayerNorm::new(width, config.vision_config.layer_norm_eps, device),
-            projection: Linear::with_std(width, embedding, true, std(width), device),
+            reduce: grid.then(|| Linear::with_std(width, GRID_CHANNELS, true, std(width), device)),
+            norm: LayerNorm::new(pooled, config.vision_config.layer_norm_eps, device),
+            projection: Linear::with_std(pooled, embedding, true, std(pooled), device),
             head: Linear::with_std(embedding, config.num_classes(), true, 0.02, device),
             config: config.clone(),
         })
@@ -70,15 +78,16 @@ impl FaceNet {
     pub fn embed(&self, pixels_BHWC: Tensor<4>) -> Result<Tensor<2>, EncoderError> {
         let output = self.vision_model.forward(pixels_BHWC)?;
         let [batch, length, width] = output.last_BLD.dims();
-        let pooled_BD = match self.config.pooling {
-            Pooling::Class => output.pooled_BD,
-            Pooling::Mean => self.vision_model.post_layernorm.forward(
-                output
-                    .last_BLD
-                    .slice([0..batch, 1..length, 0..width])
-                    .mean_dim(1)
-                    .reshape([batch, width]),
-            ),
+        let patches = || output.last_BLD.clone().narrow(1, 1, length - 1);
+        let pooled_BD = match (self.config.pooling, &self.reduce) {
+            (Pooling::Class, _) => output.pooled_BD,
+            (Pooling::Grid, Some(reduce)) => {
+                let states_BPD = self.vision_model.post_layernorm.forward(patches());
+                reduce.forward(states_BPD).reshape([batch, (length - 1) * GRID_CHANNELS])
+            }
+            (Pooling::Mean | Pooling::Grid, _) => {
+                self.vision_model.post_layernorm.forward(patches().mean_dim(1).reshape([batch, width]))
+            }
         };
         Ok(self.projection.forward(self.norm.forward(pooled_BD)))
     }

@@ -1,6 +1,6 @@
 //! What is said about a picture at one step of training: prompts, questions, captions; drawn by a key.
 
-use unif2ace_data::grammar::paraphrase;
+use unif2ace_data::grammar::{paraphrase, questions};
 use unif2ace_data::FaceRecord;
 use unif2ace_diffusion::rng::{Key, Stream};
 
@@ -52,14 +52,18 @@ impl Texts<'_> {
         self.caption()
     }
 
-    /// Up to `num_questions` of the set's questions and a request for a caption, each with its answer.
+    /// `num_questions` questions (the set's own and, half as often as prompts, questions in other words) and a request for a caption, each
+    /// with its answer.
     pub fn turns(&self, num_questions: usize) -> Vec<(String, String)> {
-        let mut order: Vec<usize> = self.key.permutation(Stream::Text, self.record.vqa.len());
-        order.truncate(num_questions);
-        let mut turns: Vec<(String, String)> = order
-            .into_iter()
-            .map(|index| (self.record.vqa[index].question.clone(), self.record.vqa[index].answer.clone()))
-            .collect();
+        let num_own = (0..num_questions as u32)
+            .filter(|&slot| self.key.uniform_f64(Stream::Text, OWN, 1 + slot) < 0.5 * self.paraphrase_fraction)
+            .count();
+        let seed = u64::from(self.key.word(Stream::Text, SEED, 1));
+        let mut items = questions(self.record, seed, num_own);
+        let order = self.key.permutation(Stream::Text, self.record.vqa.len());
+        let missing = num_questions.saturating_sub(items.len());
+        items.extend(order.into_iter().take(missing).map(|index| self.record.vqa[index].clone()));
+        let mut turns: Vec<(String, String)> = items.into_iter().map(|item| (item.question, item.answer)).collect();
         let request = CAPTION_REQUESTS[self.draw(REQUEST, CAPTION_REQUESTS.len())];
         turns.push((request.to_owned(), self.caption()));
         turns

@@ -1,0 +1,228 @@
+//! What is measured, and how it is counted.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::Serialize;
+use serde_json::{Value, json};
+use unif2ace_data::grammar::{asked, caption_claims, parse_answer};
+use unif2ace_data::{FaceRecord, Sample, Schema, decode_rgb, load_split};
+use unif2ace_diffusion::sampler::SamplerConfig;
+use unif2ace_model::encoders::clip_pixels;
+
+use crate::answers::answer;
+use crate::error::{EvalError, Result};
+use crate::generation::generate;
+use crate::model::Model;
+
+const BATCH: usize = 16;
+const MAX_ANSWER_TOKENS: usize = 24;
+const MAX_CAPTION_TOKENS: usize = 110;
+
+/// What to measure on how much.
+#[derive(Debug, Clone)]
+pub struct EvalOptions {
+    /// Folder of the face set.
+    pub faces: PathBuf,
+    /// Split, `test` as a rule.
+    pub split: String,
+    /// Pictures for reconstruction and answers (0: all).
+    pub num_images: usize,
+    /// Captions to generate from (0: none).
+    pub num_generated: usize,
+    /// Sampler of the generation.
+    pub sampler: SamplerConfig,
+    /// Guidance of the generation.
+    pub guidance_scale: f32,
+    /// Seed of the generation.
+    pub seed: u64,
+    /// Text of the request for a caption.
+    pub caption_request: String,
+}
+
+/// Hits among cases.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+struct Rate {
+    hits: usize,
+    cases: usize,
+}
+
+impl Rate {
+    fn count(&mut self, hit: bool) {
+        self.hits += usize::from(hit);
+        self.cases += 1;
+    }
+
+    fn json(self) -> Value {
+        json!({ "percent": (1000.0 * self.hits as f64 / self.cases.max(1) as f64).round() / 10.0, "cases": self.cases })
+    }
+}
+
+/// Measures everything and returns it as JSON; `progress` is told what is being done.
+///
+/// # Errors
+/// When the set can't be read or doesn't fit the model.
+pub fn evaluate(model: &Model, options: &EvalOptions, progress: &mut dyn FnMut(&str)) -> Result<Value> {
+    let load = |split: &str, limit: usize| load_split(&options.faces, split, limit).map_err(EvalError::step("reading faces"));
+    let samples = load(&options.split, options.num_images)?.samples;
+    let side = model.vq.config().resolution;
+    let mut report = serde_json::Map::new();
+    report.insert("split".into(), json!({ "name": options.split, "pictures": samples.len() }));
+    progress("reconstruction");
+    report.insert("vq".into(), reconstruction(model, &samples, side)?);
+    progress("baseline");
+    let train = load("train", 0)?.samples;
+    let majority = majority(train.iter().map(|sample| &sample.record));
+    drop(train);
+    let (answers, captions) = understanding(model, &samples, side, options, &majority, progress)?;
+    report.insert("answers".into(), answers);
+    report.insert("captions".into(), captions);
+    if options.num_generated > 0 {
+        report.insert("generation".into(), generation(model, &samples, side, options, progress)?);
+    }
+    Ok(Value::Object(report))
+}
+
+fn reconstruction(model: &Model, samples: &[Sample], side: usize) -> Result<Value> {
+    let mut used = vec![false; model.vq.config().codebook_size()];
+    let mut psnr = 0.0;
+    for batch in samples.chunks(BATCH) {
+        let bytes = decode_rgb(batch, side).map_err(EvalError::step("decoding pictures"))?;
+        let pixels_BHWC = model.pixels(&bytes);
+        let codes = model.vq.encode(pixels_BHWC.clone()).map_err(EvalError::step("encoding pictures"))?;
+        codes.iter().for_each(|&code| used[code as usize] = true);
+        let grid = side / model.vq.config().downsampling();
+        let decoded = model.vq.decode_indices(&codes, grid, grid).map_err(EvalError::step("decoding codes"))?.clamp(-1.0, 1.0);
+        let squares: Vec<f32> = (decoded - pixels_BHWC).powi_scalar(2).into_data().iter::<f32>().collect();
+        for picture in squares.chunks_exact(side * side * 3) {
+            let mean = picture.iter().map(|&v| f64::from(v)).sum::<f64>() / picture.len() as f64;
+            psnr -= 10.0 * (mean / 4.0).log10();
+        }
+    }
+    let code_use = used.iter().filter(|&&used| used).count() as f64 / used.len() as f64;
+    Ok(json!({ "psnr_db": psnr / samples.len() as f64, "code_use_percent": 100.0 * code_use }))
+}
+
+/// What a question is about, whatever its words; the question itself where that can't be told.
+fn question_key(question: &str) -> String {
+    asked(question).map_or_else(|| question.to_owned(), |asked| asked.key())
+}
+
+/// Most frequent short answer of each question in training.
+fn majority<'a>(records: impl Iterator<Item = &'a FaceRecord>) -> BTreeMap<String, String> {
+    let mut counts: BTreeMap<String, BTreeMap<String, usize>> = BTreeMap::new();
+    for item in records.flat_map(|record| &record.vqa) {
+        *counts.entry(question_key(&item.question)).or_default().entry(item.short.clone()).or_default() += 1;
+    }
+    counts
+        .into_iter()
+        .filter_map(|(key, shorts)| Some((key, shorts.into_iter().max_by_key(|(_, count)| *count)?.0)))
+        .collect()
+}
+
+fn understanding(
+    model: &Model,
+    samples: &[Sample],
+    side: usize,
+    options: &EvalOptions,
+    majority: &BTreeMap<String, String>,
+    progress: &mut dyn FnMut(&str),
+) -> Result<(Value, Value)> {
+    let mut exact: BTreeMap<String, [Rate; 2]> = BTreeMap::new();
+    let (mut precision, mut heldout_precision, mut num_claims) = (Rate::default(), Rate::default(), 0usize);
+    for (number, sample) in samples.iter().enumerate() {
+        if number % 50 == 0 {
+            progress(&format!("answers {number}/{}", samples.len()));
+        }
+        let bytes = decode_rgb(std::slice::from_ref(sample), side).map_err(EvalError::step("decoding pictures"))?;
+        let pixels = model.pixels(&bytes);
+        let codes = model.vq.encode(pixels.clone()).map_err(EvalError::step("encoding pictures"))?;
+        let features = model.features(pixels)?;
+        let record = &sample.record;
+        let questions: Vec<&str> = record.vqa.iter().map(|item| item.question.as_str()).collect();
+        let found = answer(model, &codes, features.clone(), &questions, MAX_ANSWER_TOKENS)?;
+        for (item, found) in record.vqa.iter().zip(&found) {
+            let hit = parse_answer(&item.question, found).is_some_and(|short| short == item.short);
+            let guess = majority.get(&question_key(&item.question)).is_some_and(|short| *short == item.short);
+            let yes_no = matches!(item.short.as_str(), "yes" | "no");
+            let mut groups = vec!["all".to_owned(), item.kind.clone(), if yes_no { "yes/no" } else { "other than yes/no" }.to_owned()];
+            if record.heldout.is_some() {
+                groups.push("held-out combinations".into());
+            }
+            for group in groups {
+                let [ours, baseline] = exact.entry(group).or_default();
+                ours.count(hit);
+                baseline.count(guess);
+            }
+        }
+        let caption = answer(model, &codes, features, &[&options.caption_request], MAX_CAPTION_TOKENS)?.pop().unwrap_or_default();
+        for claim in caption_claims(&caption) {
+            num_claims += 1;
+            // A claim that the picture can't settle counts as wrong: it was stated without being seen.
+            let hit = claim.holds(record) == Some(true);
+            precision.count(hit);
+            if record.heldout.is_some() {
+                heldout_precision.count(hit);
+            }
+        }
+    }
+    let answers = exact.into_iter().map(|(group, [ours, baseline])| (group, json!({ "exact": ours.json(), "majority_answer": baseline.json() })));
+    let captions = json!({
+        "precision": precision.json(),
+        "attributes_per_caption": num_claims as f64 / samples.len() as f64,
+        "precision_heldout": heldout_precision.json(),
+    });
+    Ok((Value::Object(answers.collect()), captions))
+}
+
+fn generation(model: &Model, samples: &[Sample], side: usize, options: &EvalOptions, progress: &mut dyn FnMut(&str)) -> Result<Value> {
+    let count = options.num_generated.min(samples.len());
+    // Held-out combinations come last in the split; taking evenly keeps their share.
+    let chosen: Vec<&Sample> = (0..count).map(|index| &samples[index * samples.len() / count]).collect();
+    let grid = side / model.vq.config().downsampling();
+    let [mut real, mut made, mut shuffled, mut made_heldout] = [Rate::default(); 4];
+    for (start, batch) in chosen.chunks(BATCH).enumerate().map(|(index, batch)| (index * BATCH, batch)) {
+        progress(&format!("generation {start}/{count}"));
+        let prompts: Vec<&str> = batch.iter().filter_map(|sample| sample.record.captions.first().map(String::as_str)).collect();
+        let codes = generate(model, &prompts, &options.sampler, options.guidance_scale, options.seed, start as u64)?.concat();
+        let pictures = model.vq.decode_indices(&codes, grid, grid).map_err(EvalError::step("decoding codes"))?.clamp(-1.0, 1.0);
+        let of_made = read_attributes(model, pictures)?;
+        let owned: Vec<Sample> = batch.iter().map(|&sample| sample.clone()).collect();
+        let bytes = decode_rgb(&owned, side).map_err(EvalError::step("decoding pictures"))?;
+        let of_real = read_attributes(model, model.pixels(&bytes))?;
+        for (row, sample) in batch.iter().enumerate() {
+            let claims = caption_claims(prompts[row]);
+            let other = caption_claims(chosen[(start + row + count / 2) % count].record.captions.first().map_or("", String::as_str));
+            for claim in &claims {
+                let hit = claim.accepts(of_made[row][claim.head]);
+                made.count(hit);
+                if sample.record.heldout.is_some() {
+                    made_heldout.count(hit);
+                }
+                real.count(claim.accepts(of_real[row][claim.head]));
+            }
+            for claim in &other {
+                shuffled.count(claim.accepts(of_made[row][claim.head]));
+            }
+        }
+    }
+    Ok(json!({
+        "captions": count,
+        "agreement": made.json(),
+        "agreement_heldout": made_heldout.json(),
+        "agreement_of_real_pictures": real.json(),
+        "agreement_with_shuffled_captions": shuffled.json(),
+        "sampler": options.sampler.sampler.to_string(),
+        "num_inference_steps": options.sampler.num_steps,
+        "guidance_scale": options.guidance_scale,
+        "seed": options.seed,
+    }))
+}
+
+/// The attribute network's reading of pictures, one value a head of the schema.
+fn read_attributes(model: &Model, pixels_BHWC: burn::tensor::Tensor<4>) -> Result<Vec<Vec<u16>>> {
+    let output = model.face.forward(clip_pixels(pixels_BHWC)).map_err(EvalError::step("attributes"))?;
+    let found = model.face.predict(&output).map_err(EvalError::step("attributes"))?;
+    debug_assert_eq!(Schema::get().heads().len(), model.face.config().heads.len());
+    Ok(found.into_iter().map(|row| row.into_iter().map(|class| class as u16).collect()).collect())
+}

@@ -213,12 +213,15 @@ impl Parsed {
                         }
                     }
                 }
-                Role::Adjective(word) if !denied && !self.before_person(at) => {
-                    if let Some(says) = lonely(word).filter(|_| !self.used[at]) {
-                        out.extend(statements(says).map(|claim| (at, claim)));
-                    }
-                }
                 _ => {}
+            }
+        }
+        // Adjectives that no noun took: "bald, grey beard".
+        for at in 0..self.row.len() {
+            let Role::Adjective(word) = self.row[at] else { continue };
+            let denied = at > 0 && matches!(self.row[at - 1], Role::Negation);
+            if let Some(says) = lonely(word).filter(|_| !self.used[at] && !denied && !self.before_person(at)) {
+                out.extend(statements(says).map(|claim| (at, claim)));
             }
         }
     }
@@ -226,8 +229,10 @@ impl Parsed {
     /// Whether the adjective's noun, the person, is still to come; that noun takes it.
     fn before_person(&self, at: usize) -> bool {
         let rest = self.row[at + 1..].iter();
-        let mut rest = rest.skip_while(|role| matches!(role, Role::Adjective(_) | Role::Comma | Role::And));
-        matches!(rest.next(), Some(Role::Noun(Topic::Person, says)) if !says.is_empty())
+        let between = rest.clone().take_while(|role| matches!(role, Role::Adjective(_) | Role::Comma | Role::And)).count();
+        // "chubby, man" is a list: nothing attaches over a comma right before the noun.
+        let apart = between > 0 && matches!(self.row[at + between], Role::Comma | Role::And);
+        !apart && matches!(self.row.get(at + 1 + between), Some(Role::Noun(Topic::Person, says)) if !says.is_empty())
     }
 
     /// Takes the adjectives before a noun; gives the index where its phrase begins.

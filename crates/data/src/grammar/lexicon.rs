@@ -67,14 +67,15 @@ use Role::{Noun, Statement};
 #[rustfmt::skip]
 const PHRASES: &[(&str, Role)] = &[
     // The person. Pronouns state the gender where nothing else does.
-    ("(man|guy|gentleman|male|dude|fellow|bloke|chap)", Noun(Topic::Person, "gender=male")),
-    ("(woman|lady|female|gal)", Noun(Topic::Person, "gender=female")),
+    ("(man|guy|gentleman|male|dude|fellow|fella|bloke|chap|gent|businessman|dad|father)", Noun(Topic::Person, "gender=male")),
+    ("(woman|lady|female|gal|businesswoman|mum|mom|mother)", Noun(Topic::Person, "gender=female")),
     ("(boy|schoolboy|lad)", Noun(Topic::Person, "gender=male;age=child")),
     ("(girl|schoolgirl)", Noun(Topic::Person, "gender=female;age=child")),
     ("(child|kid)", Noun(Topic::Person, "age=child")),
-    ("(grandfather|grandpa|granddad)", Noun(Topic::Person, "gender=male;age=senior")),
-    ("(grandmother|grandma|granny)", Noun(Topic::Person, "gender=female;age=senior")),
+    ("(grandfather|grandpa|granddad|grandad)", Noun(Topic::Person, "gender=male;age=senior")),
+    ("(grandmother|grandma|granny|nan|nana)", Noun(Topic::Person, "gender=female;age=senior")),
     ("(person|individual|human|adult|someone|redhead|pensioner)", Noun(Topic::Person, "")),
+    ("(redheaded|red headed)", Statement("hair_color=red")),
     ("redhead", Noun(Topic::Person, "hair_color=red")),
     ("pensioner", Noun(Topic::Person, "age=senior")),
     ("brunette", Noun(Topic::Person, "hair_color=brown")),
@@ -82,12 +83,14 @@ const PHRASES: &[(&str, Role)] = &[
     ("she", Noun(Topic::Person, "gender=female")),
     ("(his|him)", Statement("gender=male")),
     ("(her|hers)", Statement("gender=female")),
-    ("in (his|her|their) (twenties|thirties|20s|30s)", Statement("age=young adult")),
-    ("in (his|her|their) (forties|fifties|40s|50s)", Statement("age=middle-aged")),
-    ("in (his|her|their) (sixties|seventies|eighties|60s|70s|80s)", Statement("age=senior")),
+    ("[in (his|her|their)] (twenties|thirties|20s|30s)", Statement("age=young adult")),
+    ("[in (his|her|their)] (forties|fifties|40s|50s)", Statement("age=middle-aged")),
+    ("[in (his|her|their)] (sixties|seventies|eighties|60s|70s|80s)", Statement("age=senior")),
     // Hair.
     ("(hair|haired|locks|tresses)", Noun(Topic::Hair, "")),
     ("(afro|afro hair)", Noun(Topic::Hair, "hairstyle=afro")),
+    ("hair [is] (slicked|combed|brushed|swept) [straight] back", Noun(Topic::Hair, "hairstyle=slicked back")),
+    ("hair [is] (pulled|tied) back", Noun(Topic::Hair, "hairstyle=pulled back")),
     ("curls", Noun(Topic::Hair, "hair_type=curly/afro")),
     ("waves", Noun(Topic::Hair, "hair_type=wavy")),
     ("[hair] bun", Noun(Topic::Hair, "hairstyle=bun")),
@@ -125,7 +128,7 @@ const PHRASES: &[(&str, Role)] = &[
     ("dark circles under (the|his|her|their) eyes", Noun(Topic::Bags, "eye_bags=true")),
     ("dark circles under eyes", Noun(Topic::Bags, "eye_bags=true")),
     ("(skin|skinned|complexion|skin tone)", Noun(Topic::Skin, "")),
-    ("(freckles|freckled)", Noun(Topic::Freckles, "freckles=true")),
+    ("(freckles|freckled|freckly)", Noun(Topic::Freckles, "freckles=true")),
     ("freckles (on|over|across) (the|his|her) (cheeks|nose|face|cheeks and nose|nose and cheeks)", Noun(Topic::Freckles, "freckles=true")),
     ("(wrinkles|wrinkled|wrinkly|fine lines|lined)", Noun(Topic::Wrinkles, "wrinkles=true")),
     ("fine lines on (the|his|her) face", Noun(Topic::Wrinkles, "wrinkles=true")),
@@ -180,21 +183,22 @@ const PHRASES: &[(&str, Role)] = &[
     ("(striped shirt|stripy shirt|striped top|stripy top)", Noun(Topic::Clothes, "clothing=striped shirt")),
     ("(shirt|top)", Noun(Topic::Shirt, "clothing=t-shirt/collared shirt/striped shirt/blouse")),
     ("(tie|necktie)", Noun(Topic::Tie, "clothing=suit and tie")),
+    ("(smoky|smokey) eyes", Statement("eye_shadow=smoky black")),
     ("lipstick", Noun(Topic::Lipstick, "lipstick=!none")),
     ("(eye shadow|eye makeup|eye make up|eyelids)", Noun(Topic::Shadow, "eye_shadow=!none")),
     // Expression.
-    ("(happy|cheerful|joyful|joyous|glad|delighted|happily|cheerfully|happiness)", Statement("emotion=happy")),
-    ("(sad|unhappy|sorrowful|gloomy|sadly|upset|downcast|sadness|miserable)", Statement("emotion=sad")),
-    ("(angry|furious|mad|enraged|angrily|anger|irate)", Statement("emotion=angry")),
-    ("(surprised|astonished|amazed|shocked|startled|surprise|astonishment)", Statement("emotion=surprised")),
+    ("(happy|cheerful|joyful|joyous|glad|delighted|happily|cheerfully|happiness|merry|pleased)", Statement("emotion=happy")),
+    ("(sad|unhappy|sorrowful|gloomy|sadly|upset|downcast|sadness|miserable|sulking|sorrow)", Statement("emotion=sad")),
+    ("(angry|furious|mad|enraged|angrily|anger|irate|grumpy|cross|annoyed)", Statement("emotion=angry")),
+    ("(surprised|astonished|amazed|shocked|startled|surprise|astonishment|stunned)", Statement("emotion=surprised")),
     ("(disgusted|disgust|grossed out|revolted)", Statement("emotion=disgusted")),
     ("(afraid|scared|fearful|frightened|terrified|fear|frightened)", Statement("emotion=afraid")),
-    ("(neutral|calm|relaxed|composed|expressionless|calmly|blank|no particular emotion)", Statement("emotion=neutral")),
+    ("(neutral|calm|relaxed|composed|expressionless|calmly|blank|serious|no particular emotion)", Statement("emotion=neutral")),
     // Actions of the face.
     ("(smiling|smiles|smile|smiling face)", Statement("action=smiling/smiling with teeth")),
     ("(smiling gently|gentle smile|closed mouth smile|soft smile|slight smile|smiling softly|smiling with closed lips|smile with closed lips)", Statement("action=smiling")),
     ("smiling with (his|her|the) (lips|mouth) closed", Statement("action=smiling")),
-    ("(smiling broadly|grinning|grin|grins|broad smile|big smile|wide smile|toothy smile|toothy grin|beaming|big grin|wide grin)", Statement("action=smiling with teeth")),
+    ("(smiling broadly|grinning|grin|grins|broad smile|big smile|wide smile|toothy smile|toothy grin|beaming|big grin|wide grin|beams)", Statement("action=smiling with teeth")),
     ("smiling with [his|her|the] teeth [showing]", Statement("action=smiling with teeth")),
     ("smiling and showing [his|her|the] teeth", Statement("action=smiling with teeth")),
     ("(laughing|laughs|laugh|laughing out loud|laughter|chuckling|laughing with an open mouth)", Statement("action=laughing")),
@@ -223,11 +227,11 @@ const PHRASES: &[(&str, Role)] = &[
     ("(his|her|both|the) eyes (are|is) (closed|shut)", Statement("action=eyes closed;gaze=closed")),
     ("(winking|winks|wink|one eye closed|one eye shut|closing one eye|winking with one eye)", Statement("action=winking")),
     ("(puckering|pursing) (his|her|the|their) lips", Statement("action=puckering lips")),
-    ("(puckered lips|pursed lips|lips puckered|lips pursed|kissy face|kissing face)", Statement("action=puckering lips")),
+    ("(blowing a kiss|puckered lips|pursed lips|lips puckered|lips pursed|kissy face|kissing face)", Statement("action=puckering lips")),
     ("(raising|lifting) (his|her|the|their|both) eyebrows", Statement("action=raising eyebrows")),
     ("(raised eyebrows|eyebrows raised|raised brows|lifted eyebrows)", Statement("action=raising eyebrows")),
     ("(lowered eyebrows|wide eyes|lips parted|parted lips)", Role::Filler),
-    ("(mouth open|open mouth|mouth wide open|mouth is open)", Statement("mouth_state=open")),
+    ("(mouth open|open mouth|mouth wide open|mouth is open|mouth agape|agape)", Statement("mouth_state=open")),
     ("with (his|her) mouth [wide] open", Statement("mouth_state=open")),
     ("(mouth closed|closed mouth|mouth is closed|mouth shut)", Statement("mouth_state=closed")),
     ("(showing (his|her|the) teeth|teeth showing|teeth visible|visible teeth)", Statement("teeth_showing=true")),
@@ -247,12 +251,12 @@ const PHRASES: &[(&str, Role)] = &[
     ("(tilting|tilts) (his|her|the) head [over] to the left", Statement("head_tilt=left")),
     ("(tilting|tilts) (his|her|the) head [over] to the right", Statement("head_tilt=right")),
     ("(head tilted|tilted head|head is tilted)", Statement("head_tilt=left/right")),
-    ("(head tilted|head is tilted) [to] [the] left", Statement("head_tilt=left")),
-    ("(head tilted|head is tilted) [to] [the] right", Statement("head_tilt=right")),
+    ("(head tilted|head is tilted|head tipped|head cocked) [to] [the] left", Statement("head_tilt=left")),
+    ("(head tilted|head is tilted|head tipped|head cocked) [to] [the] right", Statement("head_tilt=right")),
     ("(looking|glancing|gazing|looks|glances) [off] [to] [the] left", Statement("gaze=left")),
     ("(looking|glancing|gazing|looks|glances) [off] [to] [the] right", Statement("gaze=right")),
-    ("(looking|glancing|gazing|looks|glances) (up|upward|upwards)", Statement("gaze=up")),
-    ("(looking|staring|gazing|looks) [straight|directly|right] (at|into) (the viewer|the camera|you|us|the lens)", Statement("gaze=camera")),
+    ("(looking|glancing|gazing|looks|glances|peering|staring) (up|upward|upwards)", Statement("gaze=up")),
+    ("(looking|staring|gazing|looks|stares|gazes) [straight|directly|right] (at|into) (the viewer|the camera|you|us|the lens)", Statement("gaze=camera")),
     ("(eyes turned up|eyes turned upwards)", Statement("gaze=up")),
     ("eyes turned [to] [the] left", Statement("gaze=left")),
     ("eyes turned [to] [the] right", Statement("gaze=right")),
@@ -266,7 +270,7 @@ const PHRASES: &[(&str, Role)] = &[
     ("and", Role::And),
     (".", Role::Stop),
     ("on top of (his|her|the) head", Role::Other),
-    ("(very|rather|quite|really|slightly|a|an|the|also|some|somewhat|colored|in color|dyed|shaped|coloured|both)", Role::Filler),
+    ("(very|rather|quite|really|slightly|a|an|the|also|some|somewhat|colored|in color|dyed|shaped|coloured|both|plain|solid|simple|pair of|pretty|handsome|beautiful)", Role::Filler),
 ];
 
 /// Adjectives. What they state is decided by the topic of their noun.
@@ -276,7 +280,7 @@ const ADJECTIVES: &[&str] = &[
     "light blue", "beige", "dark red", "gold", "golden", "silver", "pearl white", "pearl", "coral", "plum", "smoky black", "smoky", "hazel",
     "dark brown", "light brown", "tan", "tanned", "olive", "olive tan", "dark", "light", "fair", "very fair", "pale", "very pale",
     "deep dark", "very dark", "ginger", "auburn", "silvery", "violet", "fair haired", "maroon", "sky blue", "dark blue", "pale blue", "jet black",
-    "snow white", "cream", "turquoise", "chestnut", "copper", "strawberry blond", "bright red", "bright green", "bright blue", "deep brown", "porcelain",
+    "snow white", "raven", "bleached blond", "hot pink", "small child", "cream", "turquoise", "chestnut", "copper", "strawberry blond", "bright red", "bright green", "bright blue", "deep brown", "porcelain",
     "young", "young adult", "middle aged", "old", "older", "elderly", "senior", "aged", "little", "bald", "completely bald",
     "long", "short", "very short", "medium length", "shoulder length", "chin length", "closely cropped", "short cropped", "cropped", "curly",
     "wavy", "straight", "spiky", "spiked", "shaggy", "messy", "slicked back", "braided", "thinning", "frizzy",
@@ -297,6 +301,13 @@ pub(crate) fn phrases() -> &'static HashMap<String, Vec<(Vec<String>, Role)>> {
                 seen.insert(phrase, *role);
             }
         }
+        for years in 4..100u32 {
+            // Sixteen and thirty-seven lie between the set's age groups.
+            let Some(adjective) = age_group(years) else { continue };
+            for phrase in expand(&format!("(aged {years}|{years} (year|years|yr|yrs) old|{years} yo)")) {
+                seen.insert(phrase, Role::Adjective(adjective));
+            }
+        }
         for adjective in ADJECTIVES {
             seen.insert((*adjective).to_owned(), Role::Adjective(adjective));
         }
@@ -314,17 +325,28 @@ pub(crate) fn phrases() -> &'static HashMap<String, Vec<(Vec<String>, Role)>> {
     })
 }
 
+/// The age group of a number of years, as an adjective.
+fn age_group(years: u32) -> Option<&'static str> {
+    match years {
+        0..=13 => Some("small child"),
+        18..=35 => Some("young adult"),
+        40..=59 => Some("middle aged"),
+        60.. => Some("elderly"),
+        _ => None,
+    }
+}
+
 /// What an adjective states of a noun's topic; `""` where it may stand but states nothing that counts.
 #[rustfmt::skip]
 pub(crate) fn adjective(topic: Topic, word: &str) -> Option<&'static str> {
     let hair_color = || Some(match word {
-        "black" | "jet black" => "hair_color=black",
+        "black" | "jet black" | "raven" => "hair_color=black",
         "brown" | "dark brown" | "light brown" | "chestnut" | "deep brown" => "hair_color=brown",
-        "blond" | "golden" | "fair" | "strawberry blond" | "fair haired" => "hair_color=blond",
+        "blond" | "golden" | "fair" | "strawberry blond" | "fair haired" | "bleached blond" => "hair_color=blond",
         "red" | "ginger" | "auburn" | "copper" | "bright red" => "hair_color=red",
         "gray" | "silver" | "silvery" => "hair_color=gray",
         "white" | "snow white" => "hair_color=white",
-        "pink" => "hair_color=pink", "blue" | "bright blue" => "hair_color=blue",
+        "pink" | "hot pink" => "hair_color=pink", "blue" | "bright blue" => "hair_color=blue",
         "purple" | "violet" => "hair_color=purple", "green" | "bright green" => "hair_color=green",
         "dark" => "hair_color=black/brown",
         _ => return None,
@@ -356,7 +378,9 @@ pub(crate) fn adjective(topic: Topic, word: &str) -> Option<&'static str> {
             "young" | "young adult" => Some("age=young adult"),
             "middle aged" => Some("age=middle-aged"),
             "old" | "older" | "elderly" | "senior" | "aged" => Some("age=senior"),
-            "little" | "small" => Some("age=child"),
+            "little" | "small" | "small child" => Some("age=child"),
+            "pale" => Some("skin_tone=very fair"),
+            "tanned" => Some("skin_tone=tan"),
             "bald" | "completely bald" => Some("hairstyle=bald"),
             "chubby" => Some("build=chubby"),
             "blond" | "gray" | "ginger" => hair_color(),
@@ -508,7 +532,10 @@ pub(crate) fn lonely(word: &str) -> Option<&'static str> {
         "elderly" | "senior" => "age=senior",
         "middle aged" => "age=middle-aged",
         "young adult" => "age=young adult",
+        "small child" => "age=child",
         "chubby" => "build=chubby",
+        "tanned" => "skin_tone=tan",
+        "blond" => "hair_color=blond",
         _ => return None,
     })
 }

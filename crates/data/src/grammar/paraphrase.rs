@@ -109,13 +109,17 @@ fn person(facts: &Facts, pick: &mut Pick, says: &mut Vec<&'static str>) -> Strin
     };
     match pick.below(20) {
         0 => pick.one(&["person", "person", "someone"]).to_owned(),
+        2 | 3 => {
+            says.extend([gender, aged]);
+            years(age, she, pick)
+        }
         1 if age == "child" => {
             says.push("age=child");
             pick.one(&["child", "kid"]).to_owned()
         }
-        2..=6 if age != "child" => {
+        4..=8 if age != "child" => {
             says.push(gender);
-            pick.one(if she { &["woman", "lady", "woman", "female"] } else { &["man", "guy", "man", "male", "gentleman"] }).to_owned()
+            pick.one(if she { &["woman", "lady", "woman", "female"] } else { &["man", "guy", "man", "man", "male", "gentleman", "gent"] }).to_owned()
         }
         _ => {
             says.extend([gender, aged]);
@@ -124,8 +128,28 @@ fn person(facts: &Facts, pick: &mut Pick, says: &mut Vec<&'static str>) -> Strin
     }
 }
 
+/// "a 70-year-old woman".
+fn years(age: &str, she: bool, pick: &mut Pick) -> String {
+    let (from, count, nouns) = match (age, she) {
+        ("child", true) => (6, 6, ["girl", "girl"]),
+        ("child", false) => (6, 6, ["boy", "boy"]),
+        (_, true) => (0, 0, ["woman", "lady"]),
+        (_, false) => (0, 0, ["man", "guy"]),
+    };
+    let (from, count) = match age {
+        "young adult" => (20, 12),
+        "middle-aged" => (42, 14),
+        "senior" => (63, 22),
+        _ => (from, count),
+    };
+    let years = from + pick.below(count);
+    let noun = pick.one(&nouns);
+    if pick.chance(0.5) { format!("{years}-year-old {noun}") } else { format!("{years} year old {noun}") }
+}
+
 pub(crate) fn article(words: &str) -> String {
-    let vowel = words.starts_with(['a', 'e', 'i', 'o', 'u']);
+    // "an 8-year-old", "an 80-year-old".
+    let vowel = words.starts_with(['a', 'e', 'i', 'o', 'u', '8']) || words.starts_with("11") || words.starts_with("18");
     format!("{} {words}", if vowel { "an" } else { "a" })
 }
 

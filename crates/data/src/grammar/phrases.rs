@@ -81,7 +81,13 @@ pub(crate) fn units(facts: &Facts, pick: &mut Pick) -> Vec<Unit> {
     out.extend(beard(facts, pick));
     for &(attribute, value, plural, wordings) in PLAIN {
         if facts.present(attribute) == Some(value) {
-            out.push(Unit::new(Use::Has, pick.one(wordings), !plural, vec![say(attribute, value)]));
+            let adjective = match attribute {
+                "freckles" => "freckled",
+                "wrinkles" => "wrinkled",
+                "build" => "chubby",
+                _ => "",
+            };
+            out.push(Unit::new(Use::Has, pick.one(wordings), !plural, vec![say(attribute, value)]).adjective(adjective));
         }
     }
     if let Some(tone) = facts.get("skin_tone") {
@@ -130,7 +136,7 @@ const PLAIN: &[(&str, &str, bool, &[&str])] = &[
 
 fn hair_color(color: &'static str, pick: &mut Pick) -> &'static str {
     match color {
-        "black" => pick.one(&["black", "black", "black", "jet-black"]),
+        "black" => pick.one(&["black", "black", "black", "black", "jet-black", "raven"]),
         "brown" => pick.one(&["brown", "brown", "brown", "chestnut", "dark brown", "light brown"]),
         "blond" => pick.one(&["blond", "blond", "blond", "golden"]),
         "red" => pick.one(&["red", "red", "ginger", "auburn", "copper"]),
@@ -159,7 +165,12 @@ fn hair(facts: &Facts, pick: &mut Pick) -> Option<Unit> {
     let Some(style) = style.filter(|_| what > 1) else {
         let bare = if dyed && pick.chance(0.4) { format!("hair dyed {word}") } else { format!("{word} hair") };
         let bare = if bare.starts_with("hair dyed") { format!("dyed {word} hair") } else { bare };
-        return Some(unit(bare, false, says).adjective(format!("{word}-haired")).clause(format!("{{His}} hair is {word}.")));
+        let adjective = match color {
+            "brown" if facts.female() && pick.chance(0.5) => "brunette".to_owned(),
+            "blond" if pick.chance(0.4) => "blond".to_owned(),
+            _ => format!("{word}-haired"),
+        };
+        return Some(unit(bare, false, says).adjective(adjective).clause(format!("{{His}} hair is {word}.")));
     };
     let with_color = what > 2;
     let c = if with_color { format!("{word} ") } else { String::new() };
@@ -371,7 +382,7 @@ fn worn(facts: &Facts, pick: &mut Pick) -> Vec<Unit> {
     }
     if let Some(hat) = facts.present("hat") {
         let noun = match hat {
-            "beanie" => pick.one(&["beanie", "beanie", "knit cap", "woolly hat", "knitted hat"]),
+            "beanie" => pick.one(&["beanie", "beanie", "beanie", "knit cap", "woolly hat", "knitted hat"]),
             "baseball cap" => pick.one(&["baseball cap", "baseball cap", "cap"]),
             "sun hat" => pick.one(&["sun hat", "straw hat", "wide-brimmed hat"]),
             "fedora" => pick.one(&["fedora", "fedora", "fedora hat"]),
@@ -467,10 +478,10 @@ fn expression(facts: &Facts, pick: &mut Pick) -> Vec<Unit> {
     let mut out = Vec::new();
     if let Some(emotion) = facts.get("emotion") {
         let word = match emotion {
-            "happy" => pick.one(&["happy", "happy", "cheerful", "joyful", "delighted"]),
-            "sad" => pick.one(&["sad", "sad", "unhappy", "sorrowful", "gloomy", "upset"]),
-            "angry" => pick.one(&["angry", "angry", "furious", "mad"]),
-            "surprised" => pick.one(&["surprised", "surprised", "astonished", "amazed", "shocked"]),
+            "happy" => pick.one(&["happy", "happy", "happy", "cheerful", "joyful", "delighted", "merry"]),
+            "sad" => pick.one(&["sad", "sad", "sad", "unhappy", "sorrowful", "gloomy", "upset", "miserable"]),
+            "angry" => pick.one(&["angry", "angry", "angry", "furious", "mad", "annoyed"]),
+            "surprised" => pick.one(&["surprised", "surprised", "astonished", "amazed", "shocked", "startled", "stunned"]),
             "disgusted" => "disgusted",
             "afraid" => pick.one(&["afraid", "scared", "frightened", "fearful", "terrified"]),
             _ => pick.one(&["neutral", "calm", "relaxed"]),
@@ -490,8 +501,8 @@ fn expression(facts: &Facts, pick: &mut Pick) -> Vec<Unit> {
         let closed: &[&str] = &["with closed eyes", "with eyes closed", "keeping {} eyes closed", "closing {} eyes"];
         let forms: &[&str] = match action {
             "smiling" => &["smiling gently", "smiling", "with a closed-mouth smile", "with a slight smile", "smiling softly"],
-            "smiling with teeth" => &["smiling broadly", "grinning", "smiling with teeth", "with a big smile", "with a wide grin", "smiling"],
-            "laughing" => &["laughing", "laughing out loud", "laughing"],
+            "smiling with teeth" => &["smiling broadly", "grinning", "smiling with teeth", "with a big smile", "with a wide grin", "with a toothy grin", "beaming", "grinning", "smiling"],
+            "laughing" => &["laughing", "laughing out loud", "laughing", "chuckling"],
             "frowning" => &["frowning", "with a frown"],
             "grimacing" => &["grimacing", "with a grimace"],
             "sneering" => &["sneering", "wrinkling {} nose"],
@@ -564,6 +575,7 @@ fn place(facts: &Facts, pick: &mut Pick) -> Option<Unit> {
     };
     let plain = !matches!(background, "blurred" | "blurred outdoor" | "dark");
     let bare = if plain { format!("{word} {}", pick.one(&["background", "background", "backdrop", "wall"])) } else { format!("{word} background") };
+    let bare = if plain && pick.chance(0.15) { format!("{} {bare}", pick.one(&["plain", "solid"])) } else { bare };
     let says = if background == "blurred" { "background=blurred/blurred outdoor" } else { say("background", background) };
     Some(Unit::new(Use::Place, bare, true, vec![says]).adjective(word))
 }

@@ -152,6 +152,34 @@ impl TextTokenizer {
         self.encode_raw(&broken)
     }
 
+    /// Encodes a text of the program's own, in which special tokens stand for themselves. Not for text that users type.
+    ///
+    /// # Errors
+    /// When the library can't encode it.
+    pub fn encode_with_special(&self, text: &str) -> Result<Vec<u32>> {
+        if !self.escape {
+            return self.encode_raw(text);
+        }
+        let mut ids = Vec::new();
+        let mut rest = text;
+        loop {
+            let found = self.special.iter().filter(|(content, _)| !content.is_empty()).filter_map(|(content, id)| {
+                rest.find(content.as_str()).map(|at| (at, content.len(), *id))
+            });
+            // The first one; of two that start together the longer.
+            let Some((at, length, id)) = found.min_by_key(|(at, length, _)| (*at, usize::MAX - length)) else { break };
+            if at > 0 {
+                ids.extend(self.encode_raw(&rest[..at])?);
+            }
+            ids.push(id);
+            rest = &rest[at + length..];
+        }
+        if !rest.is_empty() {
+            ids.extend(self.encode_raw(rest)?);
+        }
+        Ok(ids)
+    }
+
     fn encode_raw(&self, text: &str) -> Result<Vec<u32>> {
         self.inner
             .encode_fast(text, false)

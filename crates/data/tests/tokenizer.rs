@@ -117,3 +117,17 @@ fn phi_is_read_and_streams() {
     shown.extend(stream.finish().unwrap());
     assert_eq!(shown, text);
 }
+
+#[test]
+fn special_tokens_of_the_program_stand_for_themselves() {
+    let shared = |name: &str| TextTokenizer::from_file(unif2ace_golden::shared_file(name)).unwrap();
+    for tokenizer in [trained(), shared("prompting/tiny_tokenizer/tokenizer.json"), shared("prompting/phi_tokenizer/tokenizer.json")] {
+        let end = tokenizer.end_of_text().unwrap();
+        let reference = tokenizer.clone().recognising_special_tokens();
+        for text in ["", "red hair", "<|endoftext|>", "red hair<|endoftext|>", "<|endoftext|> red <|endoftext|><|endoftext|> hair"] {
+            let ids = tokenizer.encode_with_special(text).unwrap();
+            assert_eq!(ids, reference.encode(text).unwrap(), "{text}");
+            assert_eq!(ids.iter().filter(|&&id| id == end).count(), text.matches("<|endoftext|>").count());
+        }
+    }
+}

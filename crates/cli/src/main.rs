@@ -32,6 +32,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    unif2ace_ops::keep_freed_memory();
     tracing_subscriber::fmt().with_writer(std::io::stderr).init();
     let (recipe, resume, quiet) = match Args::parse().command {
         Command::Train { recipe, resume, quiet } => (recipe, resume, quiet),

@@ -205,24 +205,25 @@ impl ModelConfig {
         }
     }
 
-    /// The small model that ships: 128 pixels, 64 image tokens, 2,048 text tokens.
+    /// The small model that ships: 128 pixels, 64 image tokens, 1,600 text tokens.
     pub fn mini() -> Self {
         Self {
-            vocab_size: 2048 + 10 + 8192 + 1,
+            vocab_size: 1600 + 10 + 8192 + 1,
             hidden_size: 256,
-            num_hidden_layers: 8,
+            num_hidden_layers: 7,
             num_attention_heads: 4,
             intermediate_size: 768,
-            llm_vocab_size: 2048,
-            eot_token_id: 2047,
+            llm_vocab_size: 1600,
+            eot_token_id: 1599,
             num_vq_tokens: 64,
             question_template: "{question}\n".into(),
             moe: MoeConfig {
                 routed_intermediate_size: 48,
                 sequence_scale_init: 0.5,
-                clip_dim: 160,
+                clip_dim: 192,
                 face_dim: 256,
                 num_feature_tokens: 8,
+                feature_token_dim: 128,
                 ..Self::base().moe
             },
             ..Self::base()

@@ -9,13 +9,8 @@ pub const SIDE: usize = 112;
 
 /// Where the networks expect the left eye, right eye, nose tip, left and right mouth corner (left and right of the picture), as
 /// (x, y) in pixels of the aligned face. The positions are ArcFace's convention (Deng et al. 2019).
-pub const LANDMARKS: [[f32; 2]; 5] = [
-    [38.2946, 51.6963],
-    [73.5318, 51.5014],
-    [56.0252, 71.7366],
-    [41.5493, 92.3655],
-    [70.7299, 92.2041],
-];
+pub const LANDMARKS: [[f32; 2]; 5] =
+    [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]];
 
 /// Turns, scales and shifts a picture such that its five landmarks (x, y in pixels, the order of [`LANDMARKS`]) come as near as
 /// possible, in least squares, to where the networks expect them. Bilinear; outside the picture is black.
@@ -65,16 +60,10 @@ pub fn centre(image: &RgbImage) -> Result<RgbImage, ArcFaceError> {
 /// When the face is not 112x112.
 pub fn input_values(face: &RgbImage, mean: f32, deviation: f32) -> Result<Vec<f32>, ArcFaceError> {
     if (face.height(), face.width()) != (SIDE, SIDE) {
-        return Err(ArcFaceError::Size {
-            height: face.height(),
-            width: face.width(),
-        });
+        return Err(ArcFaceError::Size { height: face.height(), width: face.width() });
     }
     let plane = |channel: usize| face.data().iter().skip(channel).step_by(3);
-    Ok((0..3)
-        .flat_map(plane)
-        .map(|value| (f32::from(*value) - mean) / deviation)
-        .collect())
+    Ok((0..3).flat_map(plane).map(|value| (f32::from(*value) - mean) / deviation).collect())
 }
 
 fn bilinear(image: &RgbImage, x: f64, y: f64) -> [u8; 3] {
@@ -105,9 +94,7 @@ mod tests {
 
     /// A picture whose red rises with x and green with y.
     fn ramp(width: usize, height: usize) -> RgbImage {
-        let data = (0..height)
-            .flat_map(|y| (0..width).flat_map(move |x| [x as u8, y as u8, 7]))
-            .collect();
+        let data = (0..height).flat_map(|y| (0..width).flat_map(move |x| [x as u8, y as u8, 7])).collect();
         RgbImage::new(width, height, data).unwrap()
     }
 

@@ -29,7 +29,9 @@ pub enum ArcFaceError {
         found: String,
     },
     /// A picture of a wrong size.
-    #[error("embed face: expected an aligned face of 112x112 pixels, found {height}x{width}\nhint: call align with the five landmarks, or centre")]
+    #[error(
+        "embed face: expected an aligned face of 112x112 pixels, found {height}x{width}\nhint: call align with the five landmarks, or centre"
+    )]
     Size {
         /// Rows.
         height: usize,
@@ -37,7 +39,9 @@ pub enum ArcFaceError {
         width: usize,
     },
     /// Landmarks that don't determine a position.
-    #[error("align face: expected five different finite points, found {0:?}\nhint: give eyes, nose tip and mouth corners in pixels")]
+    #[error(
+        "align face: expected five different finite points, found {0:?}\nhint: give eyes, nose tip and mouth corners in pixels"
+    )]
     Landmarks([[f32; 2]; 5]),
     /// The network failed, or returned no direction.
     #[error("embed face: {0}\nhint: check the network file")]

@@ -48,19 +48,13 @@ impl ArcFace {
     /// When the file can't be read, is no ONNX network that the engine can run, or is a network of another kind.
     pub fn load(path: &Path) -> Result<Self, ArcFaceError> {
         let bytes = unif2ace_io::read_capped(path, MAX_BYTES)?;
-        let load_error = |reason: String| ArcFaceError::Load {
-            path: path.to_path_buf(),
-            reason,
-        };
+        let load_error = |reason: String| ArcFaceError::Load { path: path.to_path_buf(), reason };
         // The file comes from outside, and the engine's checks of malformed graphs are not complete: a panic is an error too.
         let built = catch_unwind(AssertUnwindSafe(|| build(&bytes)))
             .map_err(|_| load_error("the network is malformed (the engine gave up)".into()))?;
         let (plan, scaling) = built.map_err(|error| load_error(format!("{error:#}")))?;
         let network = Self { plan, scaling };
-        let shape = network
-            .run_values(&vec![0.0; 3 * SIDE * SIDE])
-            .map_err(|error| load_error(error.to_string()))?
-            .0;
+        let shape = network.run_values(&vec![0.0; 3 * SIDE * SIDE]).map_err(|error| load_error(error.to_string()))?.0;
         if shape.iter().product::<usize>() != EMBEDDING {
             return Err(ArcFaceError::Interface {
                 path: path.to_path_buf(),
@@ -97,13 +91,8 @@ impl ArcFace {
         let run = || -> TractResult<(Vec<usize>, Vec<f32>)> {
             let input = Tensor::from_shape(&[1, 3, SIDE, SIDE], values)?;
             let outputs = self.plan.run(tvec!(input.into()))?;
-            let output = outputs
-                .first()
-                .map(|output| output.to_plain_array_view::<f32>())
-                .transpose()?;
-            Ok(output.map_or_else(Default::default, |output| {
-                (output.shape().to_vec(), output.iter().copied().collect())
-            }))
+            let output = outputs.first().map(|output| output.to_plain_array_view::<f32>()).transpose()?;
+            Ok(output.map_or_else(Default::default, |output| (output.shape().to_vec(), output.iter().copied().collect())))
         };
         catch_unwind(AssertUnwindSafe(run))
             .map_err(|_| ArcFaceError::Run("the engine gave up".into()))?
@@ -121,10 +110,7 @@ fn build(mut bytes: &[u8]) -> TractResult<(Arc<TypedRunnableModel>, Scaling)> {
     if num_inputs != 1 {
         return Err(TractError::msg(format!("expected one input, found {num_inputs}")));
     }
-    let plan = model
-        .with_input_fact(0, fact.into())?
-        .into_optimized()?
-        .into_runnable()?;
+    let plan = model.with_input_fact(0, fact.into())?.into_optimized()?.into_runnable()?;
     Ok((plan, scaling))
 }
 

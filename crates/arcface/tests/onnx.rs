@@ -1,4 +1,5 @@
 //! Loading and running ONNX files, on tiny networks written byte by byte (field numbers are those of onnx.proto).
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test may end by them
 
 use std::path::PathBuf;
 
@@ -62,9 +63,7 @@ const SIDE_64: u64 = SIDE as u64;
 
 /// Channel means times a `[3, width]` matrix that copies mean c to the places c, c + 3, ...; `scales_itself` prepends `(x - 1) * 2`.
 fn tiny(width: usize, scales_itself: bool) -> Vec<u8> {
-    let matrix: Vec<f32> = (0..3)
-        .flat_map(|c| (0..width).map(move |i| if i % 3 == c { 1.0 } else { 0.0 }))
-        .collect();
+    let matrix: Vec<f32> = (0..3).flat_map(|c| (0..width).map(move |i| if i % 3 == c { 1.0 } else { 0.0 })).collect();
     let mut graph = Vec::new();
     let mut input = "face";
     if scales_itself {

@@ -1,62 +1,52 @@
 //! The `unif2ace` command.
 
-mod eval;
+mod commands;
+mod options;
+mod outcome;
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
 
-#[derive(Parser)]
-#[command(version, about)]
-struct Args {
+/// Generates faces from text and answers questions about them.
+#[derive(Debug, Parser)]
+#[command(name = "unif2ace", version, about, propagate_version = true)]
+struct Cli {
     #[command(subcommand)]
     command: Command,
 }
 
-#[derive(Subcommand)]
+#[derive(Debug, Subcommand)]
 enum Command {
-    /// Train what a recipe names.
-    Train {
-        /// The recipe.
-        recipe: PathBuf,
-        /// Continue from the newest checkpoint.
-        #[arg(long)]
-        resume: bool,
-        /// No progress bar.
-        #[arg(long)]
-        quiet: bool,
-    },
-    /// Measure a model on a split of the face set.
-    Eval(eval::EvalArgs),
+    Generate(commands::generate::GenerateArgs),
+    Edit(commands::edit::EditArgs),
+    Ask(commands::ask::AskArgs),
+    Caption(commands::ask::CaptionArgs),
+    Score(commands::score::ScoreArgs),
+    Inspect(commands::inspect::InspectArgs),
+    Train(commands::train::TrainArgs),
+    Eval(commands::eval::EvalArgs),
+    Import(commands::import::ImportArgs),
+    Doctor(commands::doctor::DoctorArgs),
 }
 
 fn main() -> ExitCode {
     unif2ace_ops::keep_freed_memory();
-    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
-    let (recipe, resume, quiet) = match Args::parse().command {
-        Command::Train { recipe, resume, quiet } => (recipe, resume, quiet),
-        Command::Eval(args) => {
-            return match eval::run(args) {
-                Ok(report) => {
-                    use std::io::Write;
-                    let _ = writeln!(std::io::stdout(), "{report}");
-                    ExitCode::SUCCESS
-                }
-                Err(error) => {
-                    tracing::error!("{error}");
-                    ExitCode::FAILURE
-                }
-            };
-        }
-    };
-    let outcome = unif2ace_train::Recipe::read(&recipe)
-        .and_then(|recipe| unif2ace_train::run(&recipe, unif2ace_train::Session { resume, quiet }));
-    match outcome {
-        Ok(_) => ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!("{error}");
-            ExitCode::FAILURE
-        }
-    }
+    let cli = Cli::parse();
+    let level = if matches!(cli.command, Command::Train(_) | Command::Eval(_)) { "info" } else { "warn" };
+    let filter = EnvFilter::try_from_env("UNIF2ACE_LOG").unwrap_or_else(|_| EnvFilter::new(level));
+    tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_writer(std::io::stderr).init();
+    outcome::report(match cli.command {
+        Command::Generate(args) => commands::generate::run(&args),
+        Command::Edit(args) => commands::edit::run(&args),
+        Command::Ask(args) => commands::ask::ask(&args),
+        Command::Caption(args) => commands::ask::caption(&args),
+        Command::Score(args) => commands::score::run(&args),
+        Command::Inspect(args) => commands::inspect::run(&args),
+        Command::Train(args) => commands::train::run(&args),
+        Command::Eval(args) => commands::eval::run(args),
+        Command::Import(args) => commands::import::run(&args),
+        Command::Doctor(args) => commands::doctor::run(&args),
+    })
 }

@@ -55,7 +55,12 @@ fn own_questions(samples: &[unif2ace_data::Sample], errors: bool) {
             }
         }
     }
-    println!("own questions {count}: recovered {:.4}, yes {yes}, no {no}; same as the set's where the set asks the same {}/{}", right as f64 / count as f64, agree.0, agree.1);
+    println!(
+        "own questions {count}: recovered {:.4}, yes {yes}, no {no}; same as the set's where the set asks the same {}/{}",
+        right as f64 / count as f64,
+        agree.0,
+        agree.1
+    );
 }
 
 /// The set's own answers must give the set's own short answers.
@@ -95,7 +100,8 @@ fn paraphrases(samples: &[unif2ace_data::Sample], errors: bool) {
             stated += caption.claims.len();
             let read = caption_claims(&caption.text);
             for claim in &caption.claims {
-                if !read.iter().any(|known| known.head == claim.head && known.accepted.iter().all(|value| claim.accepts(*value))) {
+                if !read.iter().any(|known| known.head == claim.head && known.accepted.iter().all(|value| claim.accepts(*value)))
+                {
                     missed += 1;
                     let n = shown.entry(format!("MISSED {} {:?}", claim.attribute, claim.values())).or_default();
                     *n += 1;
@@ -122,7 +128,9 @@ fn paraphrases(samples: &[unif2ace_data::Sample], errors: bool) {
     }
     println!(
         "paraphrases {count}, distinct {}: {:.1} words, {:.2} attributes stated, not read back {missed}, read wrongly {wrong}, read beside {extra}",
-        distinct.len(), words as f64 / count as f64, stated as f64 / count as f64
+        distinct.len(),
+        words as f64 / count as f64,
+        stated as f64 / count as f64
     );
 }
 
@@ -144,7 +152,12 @@ fn captions(samples: &[unif2ace_data::Sample], errors: bool) {
                 right += usize::from(holds);
                 unclaimable += usize::from(claim.holds(&sample.record).is_none());
                 if !holds || claim.holds(&sample.record).is_none() {
-                    let key = format!("{} {} said {:?} true {truth}", if holds { "hidden" } else { "WRONG" }, claim.attribute, claim.values());
+                    let key = format!(
+                        "{} {} said {:?} true {truth}",
+                        if holds { "hidden" } else { "WRONG" },
+                        claim.attribute,
+                        claim.values()
+                    );
                     let first = !wrong.contains_key(&key);
                     *wrong.entry(key.clone()).or_default() += 1;
                     if errors && first {
@@ -154,7 +167,12 @@ fn captions(samples: &[unif2ace_data::Sample], errors: bool) {
             }
         }
     }
-    println!("captions {count}: attributes recovered {:.2} a caption ({:.2} to one value), precision {:.4}, of them not claimable {unclaimable}", stated as f64 / count as f64, exact as f64 / count as f64, right as f64 / stated as f64);
+    println!(
+        "captions {count}: attributes recovered {:.2} a caption ({:.2} to one value), precision {:.4}, of them not claimable {unclaimable}",
+        stated as f64 / count as f64,
+        exact as f64 / count as f64,
+        right as f64 / stated as f64
+    );
     println!("{histogram:?}");
     if errors {
         let mut wrong: Vec<_> = wrong.into_iter().collect();
@@ -205,7 +223,13 @@ fn users_prompts(errors: bool) {
                 other => {
                     against += usize::from(other.is_some());
                     if errors {
-                        println!("{}: {} {:?}, read {:?}", prompt.text, label.attribute, label.values(), other.map(|claim| claim.values()));
+                        println!(
+                            "{}: {} {:?}, read {:?}",
+                            prompt.text,
+                            label.attribute,
+                            label.values(),
+                            other.map(|claim| claim.values())
+                        );
                     }
                 }
             }

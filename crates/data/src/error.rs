@@ -103,7 +103,9 @@ pub enum DataError {
         fault: SampleFault,
     },
     /// A picture of another size than the model's.
-    #[error("cannot decode the sample {key}: expected {side}x{side} pixels, found {width}x{height}\nhint: this set must hold square pictures of the model's size")]
+    #[error(
+        "cannot decode the sample {key}: expected {side}x{side} pixels, found {width}x{height}\nhint: this set must hold square pictures of the model's size"
+    )]
     PictureSize {
         /// Key of the sample.
         key: String,
@@ -139,7 +141,9 @@ pub enum DataError {
         reason: String,
     },
     /// The training text is too small or the wanted vocabulary too small or too large.
-    #[error("cannot train a tokenizer of {expected} entries: {found} could be made\nhint: give more text, or ask for at least 258 and fewer entries")]
+    #[error(
+        "cannot train a tokenizer of {expected} entries: {found} could be made\nhint: give more text, or ask for at least 258 and fewer entries"
+    )]
     VocabSize {
         /// Entries asked for.
         expected: usize,

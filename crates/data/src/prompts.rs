@@ -50,13 +50,15 @@ impl Values {
 pub fn load_prompts(path: impl AsRef<Path>) -> Result<Vec<LabelledPrompt>> {
     let path = path.as_ref();
     let fault = |reason: String| DataError::Prompts { path: path.to_path_buf(), reason };
-    let entries: Vec<Entry> = serde_json::from_slice(&read_capped(path, MAX_FILE_BYTES)?).map_err(|error| fault(error.to_string()))?;
+    let entries: Vec<Entry> =
+        serde_json::from_slice(&read_capped(path, MAX_FILE_BYTES)?).map_err(|error| fault(error.to_string()))?;
     entries
         .into_iter()
         .map(|entry| {
             let claims = entry.attributes.iter().map(|(name, values)| {
-                values.claim(name)
-                    .ok_or_else(|| fault(format!("the prompt \"{}\" has the unknown attribute or value {name}: {values:?}", entry.prompt)))
+                values.claim(name).ok_or_else(|| {
+                    fault(format!("the prompt \"{}\" has the unknown attribute or value {name}: {values:?}", entry.prompt))
+                })
             });
             let mut claims = claims.collect::<Result<Vec<_>>>()?;
             claims.sort_by_key(|claim| claim.head);

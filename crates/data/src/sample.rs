@@ -50,10 +50,8 @@ impl<'de> Deserialize<'de> for Vqa {
                 f.write_str("a list [type, question, answer, short]")
             }
             fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vqa, A::Error> {
-                let mut next = |index: usize| {
-                    seq.next_element::<String>()?
-                        .ok_or_else(|| de::Error::invalid_length(index, &"four strings"))
-                };
+                let mut next =
+                    |index: usize| seq.next_element::<String>()?.ok_or_else(|| de::Error::invalid_length(index, &"four strings"));
                 let vqa = Vqa { kind: next(0)?, question: next(1)?, answer: next(2)?, short: next(3)? };
                 match seq.next_element::<de::IgnoredAny>()? {
                     None => Ok(vqa),

@@ -171,7 +171,11 @@ impl Attribute {
                 "hair_color" => hair,
                 "hair_type" => hair && (!hat || long),
                 "hairstyle" | "hair_length" => {
-                    if bald { !hat } else { hair && (!hat || long) }
+                    if bald {
+                        !hat
+                    } else {
+                        hair && (!hat || long)
+                    }
                 }
                 "bangs" | "receding_hairline" => hair && !hat,
                 "earrings" | "earring_color" => worn_or("earrings", true),
@@ -243,10 +247,7 @@ impl Schema {
     pub fn check(&self, record: &FaceRecord) -> Result<(), SampleFault> {
         for (name, value) in &record.attributes {
             if self.attribute(name).is_some_and(|a| a.index_of(value.as_str()).is_none()) {
-                return Err(SampleFault::Attribute {
-                    attribute: name.clone(),
-                    value: value.as_str().into(),
-                });
+                return Err(SampleFault::Attribute { attribute: name.clone(), value: value.as_str().into() });
             }
         }
         Ok(())

@@ -31,10 +31,8 @@ impl TextTokenizer {
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let bytes = read_capped(path, MAX_FILE_BYTES)?;
-        let inner = Tokenizer::from_bytes(&bytes).map_err(|error| DataError::TokenizerFile {
-            path: path.to_path_buf(),
-            reason: error.to_string(),
-        })?;
+        let inner = Tokenizer::from_bytes(&bytes)
+            .map_err(|error| DataError::TokenizerFile { path: path.to_path_buf(), reason: error.to_string() })?;
         Ok(Self::new(inner))
     }
 
@@ -65,14 +63,8 @@ impl TextTokenizer {
     ///
     /// # Errors
     /// When the texts don't yield so many entries.
-    pub fn train<S: AsRef<str> + Send>(
-        texts: impl Iterator<Item = S> + Send,
-        vocab_size: usize,
-    ) -> Result<Self> {
-        let reason = |error: tokenizers::Error| DataError::Tokenizer {
-            operation: "train",
-            reason: error.to_string(),
-        };
+    pub fn train<S: AsRef<str> + Send>(texts: impl Iterator<Item = S> + Send, vocab_size: usize) -> Result<Self> {
+        let reason = |error: tokenizers::Error| DataError::Tokenizer { operation: "train", reason: error.to_string() };
         let mut trainer = BpeTrainer::builder()
             .show_progress(false)
             .vocab_size(vocab_size.saturating_sub(1))
@@ -103,10 +95,8 @@ impl TextTokenizer {
     /// When the file can't be written.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         // The escaping of special tokens is this wrapper's; it isn't part of the file.
-        let json = self.inner.to_string(true).map_err(|error| DataError::Tokenizer {
-            operation: "save",
-            reason: error.to_string(),
-        })?;
+        let json =
+            self.inner.to_string(true).map_err(|error| DataError::Tokenizer { operation: "save", reason: error.to_string() })?;
         Ok(write_atomic(path, json.as_bytes())?)
     }
 
@@ -163,9 +153,11 @@ impl TextTokenizer {
         let mut ids = Vec::new();
         let mut rest = text;
         loop {
-            let found = self.special.iter().filter(|(content, _)| !content.is_empty()).filter_map(|(content, id)| {
-                rest.find(content.as_str()).map(|at| (at, content.len(), *id))
-            });
+            let found = self
+                .special
+                .iter()
+                .filter(|(content, _)| !content.is_empty())
+                .filter_map(|(content, id)| rest.find(content.as_str()).map(|at| (at, content.len(), *id)));
             // The first one; of two that start together the longer.
             let Some((at, length, id)) = found.min_by_key(|(at, length, _)| (*at, usize::MAX - length)) else { break };
             if at > 0 {
@@ -192,10 +184,7 @@ impl TextTokenizer {
     /// # Errors
     /// When the library can't decode them.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
-        self.inner.decode(ids, true).map_err(|error| DataError::Tokenizer {
-            operation: "decode",
-            reason: error.to_string(),
-        })
+        self.inner.decode(ids, true).map_err(|error| DataError::Tokenizer { operation: "decode", reason: error.to_string() })
     }
 
     /// A decoder that gives the text piece by piece.

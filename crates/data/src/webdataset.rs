@@ -49,9 +49,8 @@ impl FaceSet {
     /// When no split with shards lies in the folder.
     pub fn open(root: impl AsRef<Path>) -> Result<Self> {
         let root = root.as_ref();
-        let found = ["train", "val", "test"].iter().any(|split| {
-            matches!(shards_of(&root.join(split)), Ok(shards) if !shards.is_empty())
-        });
+        let found =
+            ["train", "val", "test"].iter().any(|split| matches!(shards_of(&root.join(split)), Ok(shards) if !shards.is_empty()));
         // A folder that can't be listed says so itself.
         std::fs::read_dir(root).map_err(|source| IoError::system("list", root, source))?;
         if !found {
@@ -299,8 +298,8 @@ fn parts(
     }
     let record = record.ok_or(SampleFault::Incomplete { missing: "KEY.json" })?;
     let picture = picture.ok_or(SampleFault::Incomplete { missing: "KEY.webp" })?;
-    let record: FaceRecord = serde_json::from_slice(&record)
-        .map_err(|error| SampleFault::Record { reason: error.to_string() })?;
+    let record: FaceRecord =
+        serde_json::from_slice(&record).map_err(|error| SampleFault::Record { reason: error.to_string() })?;
     Schema::get().check(&record)?;
     Ok((picture, record))
 }

@@ -1,4 +1,5 @@
 //! Texts from attributes and attributes from texts, on the faces in the repository.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test may end by them
 
 mod common;
 
@@ -39,12 +40,19 @@ fn captions_of_the_set_state_what_is_true() {
 
 #[test]
 fn adjectives_find_their_nouns() {
-    states("long, curly red hair and blue eyes", &["hair_length=long", "hair_type=curly/afro", "hair_color=red", "eye_color=blue"]);
-    states("a woman whose hair is black and straight, green eyes", &["gender=female", "hair_color=black", "hair_type=straight", "eye_color=green"]);
+    states(
+        "long, curly red hair and blue eyes",
+        &["hair_length=long", "hair_type=curly/afro", "hair_color=red", "eye_color=blue"],
+    );
+    states(
+        "a woman whose hair is black and straight, green eyes",
+        &["gender=female", "hair_color=black", "hair_type=straight", "eye_color=green"],
+    );
     states("his eyes are green, curly hair", &["gender=male", "eye_color=green", "hair_type=curly/afro"]);
-    states("her hair is short and blonde, and she has grey eyes", &[
-        "gender=female", "hair_length=short/very short", "hair_color=blond", "eye_color=gray",
-    ]);
+    states(
+        "her hair is short and blonde, and she has grey eyes",
+        &["gender=female", "hair_length=short/very short", "hair_color=blond", "eye_color=gray"],
+    );
     states("brown skin, brown hair", &["skin_tone=brown", "hair_color=brown"]);
     states("a blue-eyed, dark-skinned boy", &["gender=male", "age=child", "eye_color=blue", "skin_tone=dark"]);
     states("red background, round glasses with gold frames", &["background=red", "glasses=round", "glasses_color=gold"]);
@@ -127,7 +135,21 @@ fn paraphrases_vary_in_form_size_and_spelling_and_follow_the_seed() {
     }
     assert!(count > samples.len() * 180, "{count} different texts");
     assert!((1..=14).all(|size| sizes.contains(&size)), "{sizes:?}");
-    for word in ["grey", "gray", "blonde", "blond", "guy", "lady", "spectacles", "eyeglasses", "elderly", "grandpa", "jumper", "ginger", "beanie"] {
+    for word in [
+        "grey",
+        "gray",
+        "blonde",
+        "blond",
+        "guy",
+        "lady",
+        "spectacles",
+        "eyeglasses",
+        "elderly",
+        "grandpa",
+        "jumper",
+        "ginger",
+        "beanie",
+    ] {
         let found = words.contains(word) || words.contains(&format!("{word}s"));
         // Not every fixture can bring out every word.
         assert!(found || matches!(word, "beanie" | "ginger"), "{word} never comes");
@@ -199,5 +221,7 @@ fn own_questions_have_readable_answers_and_agree_with_the_set() {
     assert!(shared > 50, "{shared}");
     assert!(wordings.len() > 800, "{}", wordings.len());
     assert!(yes.abs_diff(no) * 4 < yes + no, "yes {yes}, no {no}");
-    assert!(wordings.iter().any(|question| question.contains("colour")) && wordings.iter().any(|question| question.contains("color")));
+    assert!(
+        wordings.iter().any(|question| question.contains("colour")) && wordings.iter().any(|question| question.contains("color"))
+    );
 }

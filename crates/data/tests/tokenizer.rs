@@ -1,4 +1,5 @@
 //! Own vocabulary, Phi's and the word-level one behind one wrapper.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test may end by them
 
 mod common;
 
@@ -23,10 +24,7 @@ fn the_vocabulary_has_the_size_asked_for_and_ends_with_the_end_of_text() {
     let tokenizer = trained();
     assert_eq!(tokenizer.vocab_size(), 400);
     assert_eq!(tokenizer.end_of_text(), Some(399));
-    assert!(matches!(
-        TextTokenizer::train(["a b"].into_iter(), 2048),
-        Err(DataError::VocabSize { expected: 2048, .. })
-    ));
+    assert!(matches!(TextTokenizer::train(["a b"].into_iter(), 2048), Err(DataError::VocabSize { expected: 2048, .. })));
     assert!(TextTokenizer::train(["a b"].into_iter(), 100).is_err(), "fewer entries than bytes");
 }
 
@@ -121,10 +119,14 @@ fn phi_is_read_and_streams() {
 #[test]
 fn special_tokens_of_the_program_stand_for_themselves() {
     let shared = |name: &str| TextTokenizer::from_file(unif2ace_golden::shared_file(name)).unwrap();
-    for tokenizer in [trained(), shared("prompting/tiny_tokenizer/tokenizer.json"), shared("prompting/phi_tokenizer/tokenizer.json")] {
+    for tokenizer in
+        [trained(), shared("prompting/tiny_tokenizer/tokenizer.json"), shared("prompting/phi_tokenizer/tokenizer.json")]
+    {
         let end = tokenizer.end_of_text().unwrap();
         let reference = tokenizer.clone().recognising_special_tokens();
-        for text in ["", "red hair", "<|endoftext|>", "red hair<|endoftext|>", "<|endoftext|> red <|endoftext|><|endoftext|> hair"] {
+        for text in
+            ["", "red hair", "<|endoftext|>", "red hair<|endoftext|>", "<|endoftext|> red <|endoftext|><|endoftext|> hair"]
+        {
             let ids = tokenizer.encode_with_special(text).unwrap();
             assert_eq!(ids, reference.encode(text).unwrap(), "{text}");
             assert_eq!(ids.iter().filter(|&&id| id == end).count(), text.matches("<|endoftext|>").count());

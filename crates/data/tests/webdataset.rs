@@ -1,4 +1,5 @@
 //! Shards: what is read, what is skipped, what ends the run.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test may end by them
 
 mod common;
 
@@ -40,10 +41,7 @@ fn pictures_are_decoded_in_order() {
     let last = decode_rgb(&samples[12..], 128).unwrap();
     assert_eq!(&pixels[12 * 128 * 128 * 3..], &last[..]);
     assert_ne!(&pixels[..last.len()], &last[..]);
-    assert!(matches!(
-        decode_rgb(&samples[..1], 64),
-        Err(DataError::PictureSize { side: 64, width: 128, height: 128, .. })
-    ));
+    assert!(matches!(decode_rgb(&samples[..1], 64), Err(DataError::PictureSize { side: 64, width: 128, height: 128, .. })));
     let mut broken = samples[..1].to_vec();
     broken[0].image_bytes.truncate(100);
     assert!(matches!(decode_rgb(&broken, 128), Err(DataError::Image(_))));
@@ -55,16 +53,25 @@ fn broken_samples_are_named_and_skipped_up_to_the_limit() {
     let record = serde_json::to_vec(&good.record).unwrap();
     let unknown = br#"{"attributes":{"hair_color":"tartan"}}"#;
     let folder = tempfile::tempdir().unwrap();
-    write_shard(folder.path(), &[
-        ("a.json", &record), ("a.webp", &good.image_bytes),
-        ("b.json", b"{\"attributes\":"), ("b.webp", &good.image_bytes),
-        ("c.json", &record),
-        ("d.webp", &good.image_bytes),
-        ("e.json", unknown), ("e.webp", &good.image_bytes),
-        ("f.json", &record), ("f.json", &record), ("f.webp", &good.image_bytes),
-        ("README", b"no sample"),
-        ("g.json", &record), ("g.webp", &good.image_bytes),
-    ]);
+    write_shard(
+        folder.path(),
+        &[
+            ("a.json", &record),
+            ("a.webp", &good.image_bytes),
+            ("b.json", b"{\"attributes\":"),
+            ("b.webp", &good.image_bytes),
+            ("c.json", &record),
+            ("d.webp", &good.image_bytes),
+            ("e.json", unknown),
+            ("e.webp", &good.image_bytes),
+            ("f.json", &record),
+            ("f.json", &record),
+            ("f.webp", &good.image_bytes),
+            ("README", b"no sample"),
+            ("g.json", &record),
+            ("g.webp", &good.image_bytes),
+        ],
+    );
     let set = FaceSet::open(folder.path()).unwrap();
     let split = set.load("train", 0, MaxBroken::Count(5)).unwrap();
     let keys: Vec<_> = split.samples.iter().map(|sample| sample.key.as_str()).collect();
@@ -73,7 +80,9 @@ fn broken_samples_are_named_and_skipped_up_to_the_limit() {
     assert!(matches!(split.skipped[0].1, SampleFault::Record { .. }));
     assert_eq!(split.skipped[1].1, SampleFault::Incomplete { missing: "KEY.webp" });
     assert_eq!(split.skipped[2].1, SampleFault::Incomplete { missing: "KEY.json" });
-    assert!(matches!(&split.skipped[3].1, SampleFault::Attribute { attribute, value } if attribute == "hair_color" && value == "tartan"));
+    assert!(
+        matches!(&split.skipped[3].1, SampleFault::Attribute { attribute, value } if attribute == "hair_color" && value == "tartan")
+    );
     assert!(matches!(split.skipped[4].1, SampleFault::Duplicate { .. }));
     let error = set.load("train", 0, MaxBroken::Count(4)).unwrap_err();
     assert!(matches!(&error, DataError::TooManyBroken { count: 5, limit: 4, key, .. } if key == "f"), "{error}");

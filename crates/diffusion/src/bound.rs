@@ -49,27 +49,16 @@ pub struct BoundEstimate {
 pub fn bound_points(num_tokens: usize, num_points: usize, key: Key) -> Result<Vec<BoundPoint>> {
     const OPERATION: &str = "planning a likelihood bound";
     if num_tokens == 0 || num_points == 0 {
-        let (what, given) = if num_tokens == 0 {
-            ("the number of tokens", num_tokens)
-        } else {
-            ("the number of points", num_points)
-        };
-        return Err(range(
-            OPERATION,
-            what,
-            "at least 1",
-            given,
-            "16 points give a rough figure, 64 a good one",
-        ));
+        let (what, given) =
+            if num_tokens == 0 { ("the number of tokens", num_tokens) } else { ("the number of points", num_points) };
+        return Err(range(OPERATION, what, "at least 1", given, "16 points give a rough figure, 64 a good one"));
     }
     let offset = key.uniform_f64(Stream::Bound, u32::MAX, 0);
     Ok((0..num_points)
         .map(|point| {
             let t = (point as f64 + offset) / num_points as f64;
             let count = ((t * num_tokens as f64) as usize + 1).min(num_tokens);
-            let mut masked = key
-                .at_step(point as u32)
-                .permutation(Stream::Bound, num_tokens);
+            let mut masked = key.at_step(point as u32).permutation(Stream::Bound, num_tokens);
             masked.truncate(count);
             masked.sort_unstable();
             BoundPoint { masked }
@@ -81,27 +70,11 @@ pub fn bound_points(num_tokens: usize, num_points: usize, key: Key) -> Result<Ve
 ///
 /// # Errors
 /// If there is not one number for each point, or no point.
-pub fn bound_estimate(
-    num_tokens: usize,
-    points: &[BoundPoint],
-    cross_entropies: &[f64],
-) -> Result<BoundEstimate> {
+pub fn bound_estimate(num_tokens: usize, points: &[BoundPoint], cross_entropies: &[f64]) -> Result<BoundEstimate> {
     const OPERATION: &str = "likelihood bound";
-    check_length(
-        OPERATION,
-        "cross-entropies",
-        points.len(),
-        cross_entropies.len(),
-        "one sum for each point",
-    )?;
+    check_length(OPERATION, "cross-entropies", points.len(), cross_entropies.len(), "one sum for each point")?;
     if points.is_empty() {
-        return Err(range(
-            OPERATION,
-            "the number of points",
-            "at least 1",
-            0,
-            "plan them with `bound_points`",
-        ));
+        return Err(range(OPERATION, "the number of points", "at least 1", 0, "plan them with `bound_points`"));
     }
     let values: Vec<f64> = points
         .iter()
@@ -110,15 +83,8 @@ pub fn bound_estimate(
         .collect();
     let count = values.len() as f64;
     let nats = values.iter().sum::<f64>() / count;
-    let variance = values
-        .iter()
-        .map(|value| (value - nats).powi(2))
-        .sum::<f64>()
-        / (count - 1.0).max(1.0);
-    Ok(BoundEstimate {
-        nats,
-        standard_error: (variance / count).sqrt(),
-    })
+    let variance = values.iter().map(|value| (value - nats).powi(2)).sum::<f64>() / (count - 1.0).max(1.0);
+    Ok(BoundEstimate { nats, standard_error: (variance / count).sqrt() })
 }
 
 #[cfg(test)]
@@ -129,9 +95,7 @@ mod tests {
     fn counts_cover_all_sizes_evenly() {
         let points = bound_points(16, 32, Key::new(1, 0)).unwrap();
         let mut counts = [0; 17];
-        points
-            .iter()
-            .for_each(|point| counts[point.masked.len()] += 1);
+        points.iter().for_each(|point| counts[point.masked.len()] += 1);
         assert_eq!((counts[0], &counts[1..]), (0, &[2; 16][..]));
         assert!(points.iter().all(|point| point.masked.is_sorted()));
         assert_eq!(points, bound_points(16, 32, Key::new(1, 0)).unwrap());
@@ -142,28 +106,15 @@ mod tests {
     fn a_constant_cost_gives_its_exact_sum() {
         // With 0.7 nats at every place whatever is masked, the bound is N * 0.7 for any points.
         let points = bound_points(9, 5, Key::new(2, 3)).unwrap();
-        let sums: Vec<f64> = points
-            .iter()
-            .map(|point| 0.7 * point.masked.len() as f64)
-            .collect();
+        let sums: Vec<f64> = points.iter().map(|point| 0.7 * point.masked.len() as f64).collect();
         let estimate = bound_estimate(9, &points, &sums).unwrap();
         assert!((estimate.nats - 6.3).abs() < 1e-12 && estimate.standard_error < 1e-12);
     }
 
     #[test]
     fn mistakes_are_errors() {
-        assert!(
-            bound_points(0, 1, Key::new(0, 0))
-                .unwrap_err()
-                .to_string()
-                .contains("tokens")
-        );
-        assert!(
-            bound_points(1, 0, Key::new(0, 0))
-                .unwrap_err()
-                .to_string()
-                .contains("points")
-        );
+        assert!(bound_points(0, 1, Key::new(0, 0)).unwrap_err().to_string().contains("tokens"));
+        assert!(bound_points(1, 0, Key::new(0, 0)).unwrap_err().to_string().contains("points"));
         assert!(bound_estimate(4, &[], &[]).is_err());
         assert!(bound_estimate(4, &bound_points(4, 2, Key::new(0, 0)).unwrap(), &[1.0]).is_err());
     }

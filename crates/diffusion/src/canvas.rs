@@ -34,11 +34,7 @@ impl FromStr for Direction {
             "right" => Ok(Self::Right),
             "up" => Ok(Self::Up),
             "down" => Ok(Self::Down),
-            _ => Err(DiffusionError::Name {
-                what: "direction",
-                expected: "left, right, up or down",
-                given: name.to_string(),
-            }),
+            _ => Err(DiffusionError::Name { what: "direction", expected: "left, right, up or down", given: name.to_string() }),
         }
     }
 }
@@ -70,13 +66,7 @@ impl Canvas {
     /// If there is another number of codes, or `side` is 0.
     pub fn new(side: usize, codes: Vec<u32>) -> Result<Self> {
         if side == 0 {
-            return Err(range(
-                "starting a canvas",
-                "the side",
-                "at least 1",
-                side,
-                "tokens a side = pixels / 16",
-            ));
+            return Err(range("starting a canvas", "the side", "at least 1", side, "tokens a side = pixels / 16"));
         }
         check_length(
             "starting a canvas",
@@ -85,12 +75,7 @@ impl Canvas {
             codes.len(),
             "the canvas starts as one square image of the model",
         )?;
-        Ok(Self {
-            height: side,
-            width: side,
-            side,
-            codes,
-        })
+        Ok(Self { height: side, width: side, side, codes })
     }
 
     /// Rows and columns.
@@ -112,21 +97,11 @@ impl Canvas {
         let half = self.side / 2;
         if offset >= half {
             let expected = format!("below {half}, half the window");
-            return Err(range(
-                "extending a canvas",
-                "the offset",
-                expected,
-                offset,
-                "0 keeps half of the window as context",
-            ));
+            return Err(range("extending a canvas", "the offset", expected, offset, "0 keeps half of the window as context"));
         }
         let (new, kept) = (half + offset, self.side - (half + offset));
         let horizontal = matches!(direction, Direction::Left | Direction::Right);
-        let (height, width) = if horizontal {
-            (self.height, self.width + new)
-        } else {
-            (self.height + new, self.width)
-        };
+        let (height, width) = if horizontal { (self.height, self.width + new) } else { (self.height + new, self.width) };
         let down = if direction == Direction::Up { new } else { 0 };
         let across = if direction == Direction::Left { new } else { 0 };
         let mut codes = vec![MASKED; height * width];
@@ -144,16 +119,8 @@ impl Canvas {
         Ok(window_starts(along, self.side, kept)
             .into_iter()
             .map(|start| {
-                let (top, left) = if horizontal {
-                    (start, edge)
-                } else {
-                    (edge, start)
-                };
-                Window {
-                    top,
-                    left,
-                    side: self.side,
-                }
+                let (top, left) = if horizontal { (start, edge) } else { (edge, start) };
+                Window { top, left, side: self.side }
             })
             .collect())
     }
@@ -165,13 +132,7 @@ impl Canvas {
     pub fn window(&self, window: Window) -> Result<Vec<u32>> {
         self.check(window)?;
         let rows = window.top..window.top + window.side;
-        Ok(rows
-            .flat_map(|row| {
-                self.codes[row * self.width + window.left..][..window.side]
-                    .iter()
-                    .copied()
-            })
-            .collect())
+        Ok(rows.flat_map(|row| self.codes[row * self.width + window.left..][..window.side].iter().copied()).collect())
     }
 
     /// Puts sampled codes into a window's masked places; known ones stay what they are.
@@ -180,42 +141,21 @@ impl Canvas {
     /// If the window leaves the canvas or there is another number of codes.
     pub fn fill(&mut self, window: Window, codes: &[u32]) -> Result<()> {
         self.check(window)?;
-        check_length(
-            "filling a window",
-            "codes",
-            window.side * window.side,
-            codes.len(),
-            "give the whole window",
-        )?;
+        check_length("filling a window", "codes", window.side * window.side, codes.len(), "give the whole window")?;
         for (row, new) in codes.chunks(window.side).enumerate() {
-            let cells =
-                &mut self.codes[(window.top + row) * self.width + window.left..][..window.side];
-            cells
-                .iter_mut()
-                .zip(new)
-                .filter(|(cell, _)| **cell == MASKED)
-                .for_each(|(cell, &code)| *cell = code);
+            let cells = &mut self.codes[(window.top + row) * self.width + window.left..][..window.side];
+            cells.iter_mut().zip(new).filter(|(cell, _)| **cell == MASKED).for_each(|(cell, &code)| *cell = code);
         }
         Ok(())
     }
 
     fn check(&self, window: Window) -> Result<()> {
-        let inside = |start: usize, size: usize| {
-            start
-                .checked_add(window.side)
-                .is_some_and(|end| end <= size)
-        };
+        let inside = |start: usize, size: usize| start.checked_add(window.side).is_some_and(|end| end <= size);
         if window.side > 0 && inside(window.top, self.height) && inside(window.left, self.width) {
             return Ok(());
         }
         let expected = format!("inside {} x {}", self.height, self.width);
-        Err(range(
-            "reading a window",
-            "the window",
-            expected,
-            format!("{window:?}"),
-            "take windows from `extend`",
-        ))
+        Err(range("reading a window", "the window", expected, format!("{window:?}"), "take windows from `extend`"))
     }
 }
 
@@ -234,10 +174,7 @@ mod tests {
     fn fill_all(canvas: &mut Canvas, direction: Direction, offset: usize, code: u32) {
         for window in canvas.extend(direction, offset).unwrap() {
             let grid = canvas.window(window).unwrap();
-            assert!(
-                grid.contains(&MASKED) && grid.iter().any(|&c| c != MASKED),
-                "{direction:?}: {grid:?}"
-            );
+            assert!(grid.contains(&MASKED) && grid.iter().any(|&c| c != MASKED), "{direction:?}: {grid:?}");
             canvas.fill(window, &vec![code; grid.len()]).unwrap();
         }
         assert!(!canvas.codes().contains(&MASKED));
@@ -255,16 +192,8 @@ mod tests {
                 }
                 let new = side / 2 + offset;
                 assert_eq!(canvas.size(), (side + 3 * new, side + 3 * new));
-                let inner = Window {
-                    top: new,
-                    left: 2 * new,
-                    side,
-                };
-                assert_eq!(
-                    canvas.window(inner).unwrap(),
-                    start,
-                    "side {side}, offset {offset}"
-                );
+                let inner = Window { top: new, left: 2 * new, side };
+                assert_eq!(canvas.window(inner).unwrap(), start, "side {side}, offset {offset}");
             }
         }
     }
@@ -273,14 +202,7 @@ mod tests {
     fn down_keeps_the_lower_rows_as_context() {
         let mut canvas = Canvas::new(4, (0..16).collect()).unwrap();
         let windows = canvas.extend(Direction::Down, 0).unwrap();
-        assert_eq!(
-            windows,
-            [Window {
-                top: 2,
-                left: 0,
-                side: 4
-            }]
-        );
+        assert_eq!(windows, [Window { top: 2, left: 0, side: 4 }]);
         let grid = canvas.window(windows[0]).unwrap();
         assert_eq!(grid[..8], [8, 9, 10, 11, 12, 13, 14, 15]);
         assert_eq!(grid[8..], [MASKED; 8]);
@@ -291,43 +213,10 @@ mod tests {
         assert!(Canvas::new(0, vec![]).is_err());
         assert!(Canvas::new(4, vec![0; 15]).is_err());
         let mut canvas = Canvas::new(4, vec![0; 16]).unwrap();
-        assert!(
-            canvas
-                .extend(Direction::Left, 2)
-                .unwrap_err()
-                .to_string()
-                .contains("offset")
-        );
-        assert!(
-            canvas
-                .window(Window {
-                    top: 1,
-                    left: 0,
-                    side: 4
-                })
-                .is_err()
-        );
-        assert!(
-            canvas
-                .window(Window {
-                    top: usize::MAX,
-                    left: 0,
-                    side: 4
-                })
-                .is_err()
-        );
-        assert!(
-            canvas
-                .fill(
-                    Window {
-                        top: 0,
-                        left: 0,
-                        side: 4
-                    },
-                    &[0; 3]
-                )
-                .is_err()
-        );
+        assert!(canvas.extend(Direction::Left, 2).unwrap_err().to_string().contains("offset"));
+        assert!(canvas.window(Window { top: 1, left: 0, side: 4 }).is_err());
+        assert!(canvas.window(Window { top: usize::MAX, left: 0, side: 4 }).is_err());
+        assert!(canvas.fill(Window { top: 0, left: 0, side: 4 }, &[0; 3]).is_err());
         assert!("sideways".parse::<Direction>().is_err());
     }
 }

@@ -24,8 +24,7 @@ pub struct Corrupted {
 impl Corrupted {
     /// The number of masked places over N, the noise level that the network is told.
     pub fn masked_fraction(&self) -> f32 {
-        self.masked.iter().filter(|&&masked| masked).count() as f32
-            / self.masked.len().max(1) as f32
+        self.masked.iter().filter(|&&masked| masked).count() as f32 / self.masked.len().max(1) as f32
     }
 }
 
@@ -61,10 +60,7 @@ pub fn random_mask(uniforms: &[f32], num_masked: usize) -> Vec<bool> {
 /// The absorbing process of the paper: each place is masked by itself with probability `probability`, where `uniform < probability`.
 /// An image may stay whole; its loss is then zero.
 pub fn independent_mask(uniforms: &[f32], probability: f64) -> Vec<bool> {
-    uniforms
-        .iter()
-        .map(|&u| f64::from(u) < probability)
-        .collect()
+    uniforms.iter().map(|&u| f64::from(u) < probability).collect()
 }
 
 /// A rectangle of a square grid that holds at least `num_masked` places (and may hold more).
@@ -73,30 +69,14 @@ pub fn independent_mask(uniforms: &[f32], probability: f64) -> Vec<bool> {
 ///
 /// # Errors
 /// If `num_tokens` is not a square, or `num_masked` is not of `1..=num_tokens`.
-pub fn rectangle_mask(
-    num_tokens: usize,
-    num_masked: usize,
-    mut draw: impl FnMut(usize, usize) -> usize,
-) -> Result<Vec<bool>> {
+pub fn rectangle_mask(num_tokens: usize, num_masked: usize, mut draw: impl FnMut(usize, usize) -> usize) -> Result<Vec<bool>> {
     const OPERATION: &str = "masking a rectangle";
     let side = num_tokens.isqrt();
     if side * side != num_tokens {
-        return Err(range(
-            OPERATION,
-            "the number of tokens",
-            "a square",
-            num_tokens,
-            "only square images have a rectangle mask",
-        ));
+        return Err(range(OPERATION, "the number of tokens", "a square", num_tokens, "only square images have a rectangle mask"));
     }
     if num_masked == 0 || num_masked > num_tokens {
-        return Err(range(
-            OPERATION,
-            "the masked count",
-            format!("1 to {num_tokens}"),
-            num_masked,
-            "take it from `num_to_mask`",
-        ));
+        return Err(range(OPERATION, "the masked count", format!("1 to {num_tokens}"), num_masked, "take it from `num_to_mask`"));
     }
     let mut within = |low: usize, high: usize| draw(low, high).clamp(low, high);
     let height = within(num_masked.div_ceil(side), side.min(num_masked));
@@ -104,10 +84,7 @@ pub fn rectangle_mask(
     let top = within(0, side - height);
     let left = within(0, side - width);
     Ok((0..num_tokens)
-        .map(|place| {
-            (top..top + height).contains(&(place / side))
-                && (left..left + width).contains(&(place % side))
-        })
+        .map(|place| (top..top + height).contains(&(place / side)) && (left..left + width).contains(&(place % side)))
         .collect())
 }
 
@@ -116,53 +93,22 @@ pub fn rectangle_mask(
 /// # Errors
 /// If `ids` and `masked` differ in length.
 pub fn apply(ids: &[i64], masked: &[bool], mask_id: i64, labels: Labels) -> Result<Corrupted> {
-    check_length(
-        "masking an image",
-        "mask entries",
-        ids.len(),
-        masked.len(),
-        "one entry for each image token",
-    )?;
+    check_length("masking an image", "mask entries", ids.len(), masked.len(), "one entry for each image token")?;
     Ok(Corrupted {
-        inputs: ids
-            .iter()
-            .zip(masked)
-            .map(|(&id, &masked)| if masked { mask_id } else { id })
-            .collect(),
-        labels: ids
-            .iter()
-            .zip(masked)
-            .map(|(&id, &masked)| {
-                if masked || labels == Labels::All {
-                    id
-                } else {
-                    IGNORE
-                }
-            })
-            .collect(),
+        inputs: ids.iter().zip(masked).map(|(&id, &masked)| if masked { mask_id } else { id }).collect(),
+        labels: ids.iter().zip(masked).map(|(&id, &masked)| if masked || labels == Labels::All { id } else { IGNORE }).collect(),
         masked: masked.to_vec(),
     })
 }
 
 /// The loss weights the reference computes for [`Labels::All`]: 1 at masked places, `1 - 0.7 (1 - p)` elsewhere.
 pub fn predict_all_weights(masked: &[bool], probability: f32) -> Vec<f32> {
-    masked
-        .iter()
-        .map(|&masked| {
-            if masked {
-                1.0
-            } else {
-                1.0 - (1.0 - probability) * 0.7
-            }
-        })
-        .collect()
+    masked.iter().map(|&masked| if masked { 1.0 } else { 1.0 - (1.0 - probability) * 0.7 }).collect()
 }
 
 /// N uniform draws for a mask, keyed.
 pub fn keyed_uniforms(num_tokens: usize, key: Key) -> Vec<f32> {
-    (0..num_tokens)
-        .map(|place| key.uniform(Stream::Mask, place as u32, 0))
-        .collect()
+    (0..num_tokens).map(|place| key.uniform(Stream::Mask, place as u32, 0)).collect()
 }
 
 #[cfg(test)]
@@ -171,10 +117,7 @@ mod tests {
 
     #[test]
     fn counts_round_half_to_even_and_never_to_zero() {
-        let counts: Vec<usize> = [0.05, 0.15, 0.25, 0.35, 0.0, 1.0]
-            .iter()
-            .map(|&p| num_to_mask(10, p))
-            .collect();
+        let counts: Vec<usize> = [0.05, 0.15, 0.25, 0.35, 0.0, 1.0].iter().map(|&p| num_to_mask(10, p)).collect();
         assert_eq!(counts, [1, 2, 2, 4, 1, 10]);
         assert_eq!(num_to_mask(0, 0.5), 0);
     }
@@ -185,38 +128,19 @@ mod tests {
         for image in 0..2000 {
             let mask = random_mask(&keyed_uniforms(25, Key::new(1, image)), 10);
             assert_eq!(mask.iter().filter(|&&m| m).count(), 10);
-            mask.iter()
-                .zip(&mut seen)
-                .for_each(|(&m, count)| *count += usize::from(m));
+            mask.iter().zip(&mut seen).for_each(|(&m, count)| *count += usize::from(m));
         }
         // 800 expected each, standard deviation 22.
-        assert!(
-            seen.iter().all(|&count| (690..910).contains(&count)),
-            "{seen:?}"
-        );
+        assert!(seen.iter().all(|&count| (690..910).contains(&count)), "{seen:?}");
     }
 
     #[test]
     fn independent_masks_follow_their_probability() {
-        let masked: usize = (0..400)
-            .map(|i| {
-                independent_mask(&keyed_uniforms(100, Key::new(2, i)), 0.3)
-                    .iter()
-                    .filter(|&&m| m)
-                    .count()
-            })
-            .sum();
+        let masked: usize =
+            (0..400).map(|i| independent_mask(&keyed_uniforms(100, Key::new(2, i)), 0.3).iter().filter(|&&m| m).count()).sum();
         assert!((masked as f64 - 12_000.0).abs() < 5.0 * 92.0, "{masked}");
-        assert!(
-            independent_mask(&[0.0, 0.999_999_9], 0.0)
-                .iter()
-                .all(|&m| !m)
-        );
-        assert!(
-            independent_mask(&[0.0, 0.999_999_9], 1.0)
-                .iter()
-                .all(|&m| m)
-        );
+        assert!(independent_mask(&[0.0, 0.999_999_9], 0.0).iter().all(|&m| !m));
+        assert!(independent_mask(&[0.0, 0.999_999_9], 1.0).iter().all(|&m| m));
     }
 
     #[test]

@@ -36,6 +36,7 @@ pub enum Objective {
     OnlyScore,
     /// `L_mask + alpha L_score`.
     #[default]
+    #[serde(rename = "d3diff")]
     D3Diff,
 }
 
@@ -122,43 +123,20 @@ pub fn d3diff_loss(
 ) -> Result<D3DiffLoss> {
     const OPERATION: &str = "D3Diff loss";
     let [num_rows] = cross_entropy_R.dims();
-    check_length(
-        OPERATION,
-        "rows",
-        image_of_row.len(),
-        num_rows,
-        "one cross-entropy for each masked place",
-    )?;
+    check_length(OPERATION, "rows", image_of_row.len(), num_rows, "one cross-entropy for each masked place")?;
     if let Some(&image) = image_of_row.iter().find(|&&image| image >= times.len()) {
         let expected = format!("below the number of times, {}", times.len());
-        return Err(range(
-            OPERATION,
-            "an image number",
-            expected,
-            image,
-            "one time for each image of the batch",
-        ));
+        return Err(range(OPERATION, "an image number", expected, image, "one time for each image of the batch"));
     }
     if !(config.alpha.is_finite() && config.alpha >= 0.0) {
-        return Err(range(
-            OPERATION,
-            "alpha",
-            "finite and not negative",
-            config.alpha,
-            "the paper uses 0.01",
-        ));
+        return Err(range(OPERATION, "alpha", "finite and not negative", config.alpha, "the paper uses 0.01"));
     }
 
     let device = cross_entropy_R.device();
     let cross_entropy_R = cross_entropy_R.cast(FloatDType::F32);
     if num_rows == 0 {
         let zero = || Tensor::<1>::from_data(TensorData::from([0.0f32]), &device);
-        return Ok(D3DiffLoss {
-            total: zero(),
-            mask: zero(),
-            score: zero(),
-            score_cross_entropy: zero(),
-        });
+        return Ok(D3DiffLoss { total: zero(), mask: zero(), score: zero(), score_cross_entropy: zero() });
     }
 
     let weights = RowWeights::new(image_of_row, times, num_tokens, config);
@@ -168,20 +146,13 @@ pub fn d3diff_loss(
     };
     let mask = weighted(weights.mask);
     let score_cross_entropy = weighted(weights.score);
-    let score = score_cross_entropy
-        .clone()
-        .add_scalar(weights.score_constant);
+    let score = score_cross_entropy.clone().add_scalar(weights.score_constant);
     let total = match config.objective {
         Objective::OnlyMask => mask.clone(),
         Objective::OnlyScore => score.clone(),
         Objective::D3Diff => mask.clone() + score.clone().mul_scalar(config.alpha),
     };
-    Ok(D3DiffLoss {
-        total,
-        mask,
-        score,
-        score_cross_entropy,
-    })
+    Ok(D3DiffLoss { total, mask, score, score_cross_entropy })
 }
 
 /// [`d3diff_loss`] from logits over the codebook, for callers without a fused cross-entropy.
@@ -199,21 +170,12 @@ pub fn d3diff_loss_from_logits(
 ) -> Result<D3DiffLoss> {
     let [num_rows, _] = logits_RK.dims();
     let [num_targets] = targets_R.dims();
-    check_length(
-        "D3Diff loss",
-        "targets",
-        num_rows,
-        num_targets,
-        "one target for each row of logits",
-    )?;
+    check_length("D3Diff loss", "targets", num_rows, num_targets, "one target for each row of logits")?;
     let cross_entropy_R = if num_rows == 0 {
         Tensor::<1>::zeros([0], &logits_RK.device())
     } else {
         let log_p_RK = log_softmax(logits_RK.cast(FloatDType::F32), 1);
-        log_p_RK
-            .gather(1, targets_R.reshape([num_rows, 1]))
-            .reshape([num_rows])
-            .neg()
+        log_p_RK.gather(1, targets_R.reshape([num_rows, 1])).reshape([num_rows]).neg()
     };
     d3diff_loss(cross_entropy_R, image_of_row, times, num_tokens, config)
 }
@@ -226,16 +188,9 @@ struct RowWeights {
 }
 
 impl RowWeights {
-    fn new(
-        image_of_row: &[usize],
-        times: &[f64],
-        num_tokens: usize,
-        config: &D3DiffConfig,
-    ) -> Self {
+    fn new(image_of_row: &[usize], times: &[f64], num_tokens: usize, config: &D3DiffConfig) -> Self {
         let mut rows_of_image = vec![0usize; times.len()];
-        image_of_row
-            .iter()
-            .for_each(|&image| rows_of_image[image] += 1);
+        image_of_row.iter().for_each(|&image| rows_of_image[image] += 1);
         let per_image = 1.0 / times.len() as f64;
         let unit = match config.unit {
             ScoreUnit::Image => per_image,
@@ -243,38 +198,23 @@ impl RowWeights {
         };
         let levels: Vec<NoiseLevel> = times.iter().map(|&t| config.schedule.at(t)).collect();
         Self {
-            mask: image_of_row
-                .iter()
-                .map(|&image| (per_image / rows_of_image[image] as f64) as f32)
-                .collect(),
-            score: image_of_row
-                .iter()
-                .map(|&image| (unit * levels[image].score_weight()) as f32)
-                .collect(),
-            score_constant: image_of_row
-                .iter()
-                .map(|&image| unit * score_constant(&levels[image], config.form))
-                .sum(),
+            mask: image_of_row.iter().map(|&image| (per_image / rows_of_image[image] as f64) as f32).collect(),
+            score: image_of_row.iter().map(|&image| (unit * levels[image].score_weight()) as f32).collect(),
+            score_constant: image_of_row.iter().map(|&image| unit * score_constant(&levels[image], config.form)).sum(),
         }
     }
 }
 
 /// The score entropy of one masked place from the definition: `σ̄' (Σ_y s_y - r ln s_target + r (ln r - 1))` with `s` made of the K
 /// normalised log-probabilities `log_p`.
-pub fn score_entropy_dense(
-    log_p: &[f64],
-    target: usize,
-    level: &NoiseLevel,
-    form: ScoreForm,
-) -> f64 {
+pub fn score_entropy_dense(log_p: &[f64], target: usize, level: &NoiseLevel, form: ScoreForm) -> f64 {
     let log_factor = match form {
         ScoreForm::Paper => -level.log_masked,
         ScoreForm::Exact => level.log_ratio(),
     };
     let ratio = level.log_ratio().exp();
     let sum: f64 = log_p.iter().map(|lp| (lp + log_factor).exp()).sum();
-    level.sigma_bar_rate()
-        * (sum - ratio * (log_p[target] + log_factor) + ratio * (level.log_ratio() - 1.0))
+    level.sigma_bar_rate() * (sum - ratio * (log_p[target] + log_factor) + ratio * (level.log_ratio() - 1.0))
 }
 
 /// The same from the target's log-probability alone, using that `p` sums to one.
@@ -286,8 +226,6 @@ pub fn score_entropy(log_p_target: f64, level: &NoiseLevel, form: ScoreForm) -> 
 pub fn score_constant(level: &NoiseLevel, form: ScoreForm) -> f64 {
     match form {
         ScoreForm::Exact => 0.0,
-        ScoreForm::Paper => {
-            level.sigma_bar_rate() * (1.0 + level.log_ratio().exp() * level.log_kept)
-        }
+        ScoreForm::Paper => level.sigma_bar_rate() * (1.0 + level.log_ratio().exp() * level.log_kept),
     }
 }

@@ -77,13 +77,7 @@ pub(crate) fn range(
     given: impl ToString,
     hint: &'static str,
 ) -> DiffusionError {
-    DiffusionError::Range {
-        operation,
-        what,
-        expected: expected.into(),
-        given: given.to_string(),
-        hint,
-    }
+    DiffusionError::Range { operation, what, expected: expected.into(), given: given.to_string(), hint }
 }
 
 pub(crate) fn check_length(
@@ -96,11 +90,5 @@ pub(crate) fn check_length(
     if expected == given {
         return Ok(());
     }
-    Err(DiffusionError::Length {
-        operation,
-        what,
-        expected: expected.to_string(),
-        given,
-        hint,
-    })
+    Err(DiffusionError::Length { operation, what, expected: expected.to_string(), given, hint })
 }

@@ -53,11 +53,7 @@ pub struct Key {
 impl Key {
     /// A key of step 0.
     pub fn new(seed: u64, image: u64) -> Self {
-        Self {
-            seed,
-            image,
-            step: 0,
-        }
+        Self { seed, image, step: 0 }
     }
 
     /// The same seed and image at another step.
@@ -67,25 +63,11 @@ impl Key {
 
     /// Four words: block `block` of the numbers of this position and stream.
     pub fn words(&self, stream: Stream, position: u32, block: u32) -> [u32; 4] {
-        philox4x32_10(
-            [
-                block,
-                position,
-                (self.step << 8) | stream as u32,
-                self.image as u32,
-            ],
-            self.philox_key(),
-        )
+        philox4x32_10([block, position, (self.step << 8) | stream as u32, self.image as u32], self.philox_key())
     }
 
     /// Many words at once: `out[i]` is word `4 * block + i`. `L` must be a multiple of `4 * WIDE`.
-    pub(crate) fn fill_words<const L: usize>(
-        &self,
-        stream: Stream,
-        position: u32,
-        block: u32,
-        out: &mut [u32; L],
-    ) {
+    pub(crate) fn fill_words<const L: usize>(&self, stream: Stream, position: u32, block: u32, out: &mut [u32; L]) {
         const { assert!(L.is_multiple_of(4 * WIDE)) };
         for (group, out) in out.chunks_exact_mut(4 * WIDE).enumerate() {
             let first = block + (group * WIDE) as u32;
@@ -96,6 +78,8 @@ impl Key {
             }
             let mut key = self.philox_key();
             for _ in 0..10 {
+                // All lanes in one vector: four arrays side by side.
+                #[allow(clippy::needless_range_loop)]
                 for lane in 0..WIDE {
                     let left = u64::from(ROUND_MULTIPLIER[0]) * u64::from(counter[0][lane]);
                     let right = u64::from(ROUND_MULTIPLIER[1]) * u64::from(counter[2][lane]);
@@ -107,23 +91,14 @@ impl Key {
                 key = next_key(key);
             }
             for (lane, four) in out.chunks_exact_mut(4).enumerate() {
-                four.copy_from_slice(&[
-                    counter[0][lane],
-                    counter[1][lane],
-                    counter[2][lane],
-                    counter[3][lane],
-                ]);
+                four.copy_from_slice(&[counter[0][lane], counter[1][lane], counter[2][lane], counter[3][lane]]);
             }
         }
     }
 
     fn philox_key(&self) -> [u32; 2] {
         let high = self.image >> 32;
-        let seed = if high == 0 {
-            self.seed
-        } else {
-            self.seed ^ splitmix64(high)
-        };
+        let seed = if high == 0 { self.seed } else { self.seed ^ splitmix64(high) };
         [seed as u32, (seed >> 32) as u32]
     }
 
@@ -179,22 +154,15 @@ pub fn philox4x32_10(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
     for _ in 0..10 {
         let left = u64::from(ROUND_MULTIPLIER[0]) * u64::from(counter[0]);
         let right = u64::from(ROUND_MULTIPLIER[1]) * u64::from(counter[2]);
-        counter = [
-            (right >> 32) as u32 ^ counter[1] ^ key[0],
-            right as u32,
-            (left >> 32) as u32 ^ counter[3] ^ key[1],
-            left as u32,
-        ];
+        counter =
+            [(right >> 32) as u32 ^ counter[1] ^ key[0], right as u32, (left >> 32) as u32 ^ counter[3] ^ key[1], left as u32];
         key = next_key(key);
     }
     counter
 }
 
 fn next_key(key: [u32; 2]) -> [u32; 2] {
-    [
-        key[0].wrapping_add(KEY_INCREMENT[0]),
-        key[1].wrapping_add(KEY_INCREMENT[1]),
-    ]
+    [key[0].wrapping_add(KEY_INCREMENT[0]), key[1].wrapping_add(KEY_INCREMENT[1])]
 }
 
 /// The finaliser of splitmix64: a bijection that spreads every input bit over the output.
@@ -222,19 +190,10 @@ mod tests {
     #[test]
     fn philox_known_answers() {
         // Known answers published with the generator (kat_vectors of Random123).
+        assert_eq!(philox4x32_10([0; 4], [0; 2]), [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]);
+        assert_eq!(philox4x32_10([u32::MAX; 4], [u32::MAX; 2]), [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd]);
         assert_eq!(
-            philox4x32_10([0; 4], [0; 2]),
-            [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]
-        );
-        assert_eq!(
-            philox4x32_10([u32::MAX; 4], [u32::MAX; 2]),
-            [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd]
-        );
-        assert_eq!(
-            philox4x32_10(
-                [0x243f_6a88, 0x85a3_08d3, 0x1319_8a2e, 0x0370_7344],
-                [0xa409_3822, 0x299f_31d0]
-            ),
+            philox4x32_10([0x243f_6a88, 0x85a3_08d3, 0x1319_8a2e, 0x0370_7344], [0xa409_3822, 0x299f_31d0]),
             [0xd16c_fe09, 0x94fd_cceb, 0x5001_e420, 0x2412_6ea1]
         );
     }
@@ -250,38 +209,22 @@ mod tests {
         backward.reverse();
         assert_eq!(forward, backward);
         let threaded: Vec<u32> = std::thread::scope(|scope| {
-            let parts: Vec<_> = (0..8)
-                .map(|t| {
-                    scope.spawn(move || (t * 500..(t + 1) * 500).map(value).collect::<Vec<_>>())
-                })
-                .collect();
-            parts
-                .into_iter()
-                .flat_map(|part| part.join().unwrap())
-                .collect()
+            let parts: Vec<_> =
+                (0..8).map(|t| scope.spawn(move || (t * 500..(t + 1) * 500).map(value).collect::<Vec<_>>())).collect();
+            parts.into_iter().flat_map(|part| part.join().unwrap()).collect()
         });
         assert_eq!(forward, threaded);
     }
 
     #[test]
     fn every_part_of_the_key_matters() {
-        let base = Key {
-            seed: 1,
-            image: 2,
-            step: 3,
-        };
+        let base = Key { seed: 1, image: 2, step: 3 };
         let word = |key: Key| key.word(Stream::Code, 4, 5);
         let others = [
             word(Key { seed: 2, ..base }),
-            word(Key {
-                seed: 1 | 1 << 63,
-                ..base
-            }),
+            word(Key { seed: 1 | 1 << 63, ..base }),
             word(Key { image: 3, ..base }),
-            word(Key {
-                image: 2 | 1 << 32,
-                ..base
-            }),
+            word(Key { image: 2 | 1 << 32, ..base }),
             word(base.at_step(4)),
             base.word(Stream::Mask, 4, 5),
             base.word(Stream::Code, 5, 5),
@@ -301,27 +244,15 @@ mod tests {
         let moments = |draw: &dyn Fn(u32) -> f64| {
             let values: Vec<f64> = (0..COUNT as u32).map(draw).collect();
             let mean = values.iter().sum::<f64>() / COUNT as f64;
-            (
-                mean,
-                values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / COUNT as f64,
-            )
+            (mean, values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / COUNT as f64)
         };
         // Tolerances are about five standard errors of each estimate.
         let (mean, variance) = moments(&|i| f64::from(key.uniform(Stream::Code, 0, i)));
-        assert!(
-            (mean - 0.5).abs() < 0.0033 && (variance - 1.0 / 12.0).abs() < 0.001,
-            "{mean} {variance}"
-        );
+        assert!((mean - 0.5).abs() < 0.0033 && (variance - 1.0 / 12.0).abs() < 0.001, "{mean} {variance}");
         let (mean, variance) = moments(&|i| f64::from(key.exponential(Stream::Code, i, 0)));
-        assert!(
-            (mean - 1.0).abs() < 0.012 && (variance - 1.0).abs() < 0.035,
-            "{mean} {variance}"
-        );
+        assert!((mean - 1.0).abs() < 0.012 && (variance - 1.0).abs() < 0.035, "{mean} {variance}");
         let (mean, variance) = moments(&|i| f64::from(key.at_step(i).gumbel(Stream::Code, 0, 0)));
-        assert!(
-            (mean - 0.577_216).abs() < 0.015 && (variance - 1.644_934).abs() < 0.06,
-            "{mean} {variance}"
-        );
+        assert!((mean - 0.577_216).abs() < 0.015 && (variance - 1.644_934).abs() < 0.06, "{mean} {variance}");
 
         for draw in [
             &(|i: u32| f64::from(key.uniform(Stream::Mask, 9, i))) as &dyn Fn(u32) -> f64,
@@ -332,15 +263,9 @@ mod tests {
             let mut bins = [0usize; 256];
             (0..COUNT as u32).for_each(|i| bins[(draw(i) * 256.0) as usize] += 1);
             let expected = COUNT as f64 / 256.0;
-            let chi_square: f64 = bins
-                .iter()
-                .map(|&n| (n as f64 - expected).powi(2) / expected)
-                .sum();
+            let chi_square: f64 = bins.iter().map(|&n| (n as f64 - expected).powi(2) / expected).sum();
             // 255 degrees of freedom: mean 255, standard deviation 22.6.
-            assert!(
-                (255.0 - 5.0 * 22.6..255.0 + 5.0 * 22.6).contains(&chi_square),
-                "{chi_square}"
-            );
+            assert!((255.0 - 5.0 * 22.6..255.0 + 5.0 * 22.6).contains(&chi_square), "{chi_square}");
         }
     }
 
@@ -348,15 +273,10 @@ mod tests {
     fn permutations_are_uniform() {
         let mut counts = std::collections::BTreeMap::<Vec<usize>, usize>::new();
         for image in 0..24_000 {
-            *counts
-                .entry(Key::new(3, image).permutation(Stream::Mask, 4))
-                .or_default() += 1;
+            *counts.entry(Key::new(3, image).permutation(Stream::Mask, 4)).or_default() += 1;
         }
         assert_eq!(counts.len(), 24);
-        let chi_square: f64 = counts
-            .values()
-            .map(|&n| (n as f64 - 1000.0).powi(2) / 1000.0)
-            .sum();
+        let chi_square: f64 = counts.values().map(|&n| (n as f64 - 1000.0).powi(2) / 1000.0).sum();
         assert!(chi_square < 23.0 + 5.0 * 6.8, "{chi_square}");
     }
 

@@ -8,20 +8,13 @@ use tiny::{CODES, PLACES, STATES, Tiny, digits};
 use unif2ace_diffusion::MASKED;
 use unif2ace_diffusion::bound::{bound_estimate, bound_points};
 use unif2ace_diffusion::d3diff::{
-    D3DiffConfig, D3DiffLoss, Objective, ScoreForm, ScoreUnit, d3diff_loss,
-    d3diff_loss_from_logits, score_entropy, score_entropy_dense,
+    D3DiffConfig, D3DiffLoss, Objective, ScoreForm, ScoreUnit, d3diff_loss, d3diff_loss_from_logits, score_entropy,
+    score_entropy_dense,
 };
 use unif2ace_diffusion::rng::{Key, Stream};
 use unif2ace_diffusion::schedule::NoiseSchedule;
 
-const SCHEDULES: [&str; 6] = [
-    "cosine",
-    "log-linear",
-    "linear",
-    "pow2",
-    "pow0.5",
-    "sigmoid",
-];
+const SCHEDULES: [&str; 6] = ["cosine", "log-linear", "linear", "pow2", "pow0.5", "sigmoid"];
 const FORMS: [ScoreForm; 2] = [ScoreForm::Paper, ScoreForm::Exact];
 
 fn log_softmax(logits: &[f64]) -> Vec<f64> {
@@ -44,15 +37,9 @@ impl Case {
         Self {
             logits: (0..num_rows)
                 // Values that f32 holds exactly, so that both precisions see the same numbers.
-                .map(|r| {
-                    (0..num_codes)
-                        .map(|k| f64::from(key.gumbel(Stream::Init, r as u32, k as u32) * 2.0))
-                        .collect()
-                })
+                .map(|r| (0..num_codes).map(|k| f64::from(key.gumbel(Stream::Init, r as u32, k as u32) * 2.0)).collect())
                 .collect(),
-            targets: (0..num_rows)
-                .map(|r| key.below(Stream::Code, r as u32, 0, num_codes))
-                .collect(),
+            targets: (0..num_rows).map(|r| key.below(Stream::Code, r as u32, 0, num_codes)).collect(),
             // Image 2 has no masked place.
             images: (0..num_rows).map(|r| [0, 1, 3][r % 3]).collect(),
             times: vec![0.1, 0.5, 0.7, 0.93],
@@ -62,19 +49,10 @@ impl Case {
     fn loss(&self, config: &D3DiffConfig, device: &Device) -> (Tensor<2>, D3DiffLoss) {
         let (rows, codes) = (self.logits.len(), self.logits[0].len());
         let flat: Vec<f32> = self.logits.iter().flatten().map(|&l| l as f32).collect();
-        let logits_RK =
-            Tensor::<2>::from_data(TensorData::new(flat, [rows, codes]), device).require_grad();
+        let logits_RK = Tensor::<2>::from_data(TensorData::new(flat, [rows, codes]), device).require_grad();
         let targets: Vec<i32> = self.targets.iter().map(|&t| t as i32).collect();
         let targets_R = Tensor::<1, Int>::from_data(TensorData::new(targets, [rows]), device);
-        let loss = d3diff_loss_from_logits(
-            logits_RK.clone(),
-            targets_R,
-            &self.images,
-            &self.times,
-            16,
-            config,
-        )
-        .unwrap();
+        let loss = d3diff_loss_from_logits(logits_RK.clone(), targets_R, &self.images, &self.times, 16, config).unwrap();
         (logits_RK, loss)
     }
 
@@ -90,14 +68,7 @@ impl Case {
             let level = config.schedule.at(self.times[image]);
             score += score_entropy_dense(&log_p, self.targets[row], &level, config.form) / batch;
         }
-        (
-            mask,
-            if config.unit == ScoreUnit::Token {
-                score / 16.0
-            } else {
-                score
-            },
-        )
+        (mask, if config.unit == ScoreUnit::Token { score / 16.0 } else { score })
     }
 }
 
@@ -121,14 +92,8 @@ fn the_short_form_is_the_definition() {
                     let log_p = log_softmax(&case.logits[0]);
                     let dense = score_entropy_dense(&log_p, case.targets[0], &level, form);
                     let short = score_entropy(log_p[case.targets[0]], &level, form);
-                    assert!(
-                        (dense - short).abs() <= 1e-9 * dense.abs().max(1.0),
-                        "{name} {form:?} {t}: {dense} {short}"
-                    );
-                    assert!(
-                        dense > 0.0,
-                        "score entropy is a divergence plus a positive constant here"
-                    );
+                    assert!((dense - short).abs() <= 1e-9 * dense.abs().max(1.0), "{name} {form:?} {t}: {dense} {short}");
+                    assert!(dense > 0.0, "score entropy is a divergence plus a positive constant here");
                 }
             }
         }
@@ -142,12 +107,9 @@ fn score_entropy_is_smallest_at_the_true_posterior() {
     for form in FORMS {
         let expected_loss = |p: f64| {
             let log_p = [p.ln(), (1.0 - p).ln()];
-            0.3 * score_entropy_dense(&log_p, 0, &level, form)
-                + 0.7 * score_entropy_dense(&log_p, 1, &level, form)
+            0.3 * score_entropy_dense(&log_p, 0, &level, form) + 0.7 * score_entropy_dense(&log_p, 1, &level, form)
         };
-        assert!(
-            expected_loss(0.3) < expected_loss(0.301) && expected_loss(0.3) < expected_loss(0.299)
-        );
+        assert!(expected_loss(0.3) < expected_loss(0.301) && expected_loss(0.3) < expected_loss(0.299));
     }
 }
 
@@ -157,13 +119,7 @@ fn losses_equal_the_dense_computation_in_every_mode() {
         for form in FORMS {
             for unit in [ScoreUnit::Image, ScoreUnit::Token] {
                 for name in SCHEDULES {
-                    let config = D3DiffConfig {
-                        objective,
-                        alpha: 0.1,
-                        form,
-                        schedule: name.parse().unwrap(),
-                        unit,
-                    };
+                    let config = D3DiffConfig { objective, alpha: 0.1, form, schedule: name.parse().unwrap(), unit };
                     let case = Case::new(11, 40, 1);
                     let (_, loss) = case.loss(&config, &device());
                     let (mask, score) = case.dense(&config);
@@ -172,21 +128,10 @@ fn losses_equal_the_dense_computation_in_every_mode() {
                         Objective::OnlyScore => score,
                         Objective::D3Diff => mask + 0.1 * score,
                     };
-                    for (actual, expected) in [
-                        (&loss.mask, mask),
-                        (&loss.score, score),
-                        (&loss.total, total),
-                    ] {
-                        assert!(
-                            (value(actual) / expected - 1.0).abs() < 3e-6,
-                            "{config:?}: {} {expected}",
-                            value(actual)
-                        );
+                    for (actual, expected) in [(&loss.mask, mask), (&loss.score, score), (&loss.total, total)] {
+                        assert!((value(actual) / expected - 1.0).abs() < 3e-6, "{config:?}: {} {expected}", value(actual));
                     }
-                    let (_, bound) = case.dense(&D3DiffConfig {
-                        form: ScoreForm::Exact,
-                        ..config
-                    });
+                    let (_, bound) = case.dense(&D3DiffConfig { form: ScoreForm::Exact, ..config });
                     assert!((value(&loss.score_cross_entropy) / bound - 1.0).abs() < 3e-6);
                 }
             }
@@ -198,21 +143,11 @@ fn losses_equal_the_dense_computation_in_every_mode() {
 fn the_gradient_is_that_of_a_time_weighted_cross_entropy() {
     for objective in [Objective::OnlyMask, Objective::OnlyScore, Objective::D3Diff] {
         for form in FORMS {
-            let config = D3DiffConfig {
-                objective,
-                alpha: 0.05,
-                form,
-                ..D3DiffConfig::default()
-            };
+            let config = D3DiffConfig { objective, alpha: 0.05, form, ..D3DiffConfig::default() };
             let mut case = Case::new(8, 12, 5);
             let (logits_RK, loss) = case.loss(&config, &device());
             let gradients = loss.total.backward();
-            let gradient = logits_RK
-                .grad(&gradients)
-                .unwrap()
-                .into_data()
-                .try_to_vec::<f32>()
-                .unwrap();
+            let gradient = logits_RK.grad(&gradients).unwrap().into_data().try_to_vec::<f32>().unwrap();
             let objective_of = |case: &Case| {
                 let (mask, score) = case.dense(&config);
                 match objective {
@@ -224,18 +159,12 @@ fn the_gradient_is_that_of_a_time_weighted_cross_entropy() {
             for row in 0..8 {
                 let image = case.images[row];
                 let same_image = case.images.iter().filter(|&&other| other == image).count() as f64;
-                let weight_mask = if objective == Objective::OnlyScore {
-                    0.0
-                } else {
-                    0.25 / same_image
-                };
+                let weight_mask = if objective == Objective::OnlyScore { 0.0 } else { 0.25 / same_image };
                 let alpha = [0.0, 1.0, 0.05][objective as usize];
-                let weight = weight_mask
-                    + alpha * 0.25 * config.schedule.at(case.times[image]).score_weight();
+                let weight = weight_mask + alpha * 0.25 * config.schedule.at(case.times[image]).score_weight();
                 let log_p = log_softmax(&case.logits[row]);
                 for code in 0..12 {
-                    let formula =
-                        weight * (log_p[code].exp() - f64::from(code == case.targets[row]));
+                    let formula = weight * (log_p[code].exp() - f64::from(code == case.targets[row]));
                     let h = 1e-4;
                     let kept = case.logits[row][code];
                     case.logits[row][code] = kept + h;
@@ -244,14 +173,8 @@ fn the_gradient_is_that_of_a_time_weighted_cross_entropy() {
                     let quotient = (above - objective_of(&case)) / (2.0 * h);
                     case.logits[row][code] = kept;
                     let actual = f64::from(gradient[row * 12 + code]);
-                    assert!(
-                        (actual - formula).abs() < 1e-6,
-                        "{objective:?} {form:?}: {actual} {formula}"
-                    );
-                    assert!(
-                        (actual - quotient).abs() < 2e-6,
-                        "{objective:?} {form:?}: {actual} {quotient}"
-                    );
+                    assert!((actual - formula).abs() < 1e-6, "{objective:?} {form:?}: {actual} {formula}");
+                    assert!((actual - quotient).abs() < 2e-6, "{objective:?} {form:?}: {actual} {quotient}");
                 }
             }
         }
@@ -263,35 +186,17 @@ fn nothing_is_nan_at_the_ends_of_time() {
     for name in SCHEDULES {
         for form in FORMS {
             for objective in [Objective::OnlyScore, Objective::D3Diff] {
-                let config = D3DiffConfig {
-                    objective,
-                    form,
-                    schedule: name.parse().unwrap(),
-                    ..D3DiffConfig::default()
-                };
+                let config = D3DiffConfig { objective, form, schedule: name.parse().unwrap(), ..D3DiffConfig::default() };
                 let mut case = Case::new(6, 30, 2);
                 case.times = vec![0.0, 1.0, 0.5, 1.0];
                 // A probability that underflows f32 must not break the logarithm.
                 case.logits[0][case.targets[0]] = -300.0;
                 let (logits_RK, loss) = case.loss(&config, &device());
-                for part in [
-                    &loss.total,
-                    &loss.mask,
-                    &loss.score,
-                    &loss.score_cross_entropy,
-                ] {
+                for part in [&loss.total, &loss.mask, &loss.score, &loss.score_cross_entropy] {
                     assert!(value(part).is_finite(), "{name} {form:?}");
                 }
-                let gradient = logits_RK
-                    .grad(&loss.total.backward())
-                    .unwrap()
-                    .into_data()
-                    .try_to_vec::<f32>()
-                    .unwrap();
-                assert!(
-                    gradient.iter().all(|g| g.is_finite()) && gradient.iter().any(|g| *g != 0.0),
-                    "{name} {form:?}"
-                );
+                let gradient = logits_RK.grad(&loss.total.backward()).unwrap().into_data().try_to_vec::<f32>().unwrap();
+                assert!(gradient.iter().all(|g| g.is_finite()) && gradient.iter().any(|g| *g != 0.0), "{name} {form:?}");
             }
         }
     }
@@ -299,11 +204,8 @@ fn nothing_is_nan_at_the_ends_of_time() {
 
 #[test]
 fn half_precision_cross_entropies_are_summed_in_f32() {
-    let ce = |dtype| {
-        Tensor::<1>::from_data(TensorData::from([8.0f32, 9.5, 7.25]), &device()).cast(dtype)
-    };
-    let loss =
-        |tensor| d3diff_loss(tensor, &[0, 0, 1], &[0.3, 0.6], 4, &D3DiffConfig::default()).unwrap();
+    let ce = |dtype| Tensor::<1>::from_data(TensorData::from([8.0f32, 9.5, 7.25]), &device()).cast(dtype);
+    let loss = |tensor| d3diff_loss(tensor, &[0, 0, 1], &[0.3, 0.6], 4, &D3DiffConfig::default()).unwrap();
     let (half, full) = (loss(ce(FloatDType::BF16)), loss(ce(FloatDType::F32)));
     assert_eq!(value(&half.total), value(&full.total));
 }
@@ -316,25 +218,8 @@ fn no_masked_place_gives_zero_and_mistakes_are_errors() {
     assert_eq!((value(&loss.total), value(&loss.score)), (0.0, 0.0));
     let one = || Tensor::<1>::from_data(TensorData::from([1.0f32]), &device());
     assert!(d3diff_loss(one(), &[0, 0], &[0.5], 4, &config).is_err());
-    assert!(
-        d3diff_loss(one(), &[1], &[0.5], 4, &config)
-            .unwrap_err()
-            .to_string()
-            .contains("below the number of times, 1")
-    );
-    assert!(
-        d3diff_loss(
-            one(),
-            &[0],
-            &[0.5],
-            4,
-            &D3DiffConfig {
-                alpha: f64::NAN,
-                ..config
-            }
-        )
-        .is_err()
-    );
+    assert!(d3diff_loss(one(), &[1], &[0.5], 4, &config).unwrap_err().to_string().contains("below the number of times, 1"));
+    assert!(d3diff_loss(one(), &[0], &[0.5], 4, &D3DiffConfig { alpha: f64::NAN, ..config }).is_err());
 }
 
 /// All ways to mask a state: (grid, masked places).
@@ -342,15 +227,7 @@ fn maskings(state: usize) -> impl Iterator<Item = (Vec<u32>, Vec<usize>)> {
     (1..1usize << PLACES).map(move |subset| {
         let x = digits(state);
         let masked: Vec<usize> = (0..PLACES).filter(|i| subset >> i & 1 == 1).collect();
-        let grid = (0..PLACES)
-            .map(|i| {
-                if subset >> i & 1 == 1 {
-                    MASKED
-                } else {
-                    x[i] as u32
-                }
-            })
-            .collect();
+        let grid = (0..PLACES).map(|i| if subset >> i & 1 == 1 { MASKED } else { x[i] as u32 }).collect();
         (grid, masked)
     })
 }
@@ -358,34 +235,20 @@ fn maskings(state: usize) -> impl Iterator<Item = (Vec<u32>, Vec<usize>)> {
 type Conditional<'a> = &'a dyn Fn(&[u32], usize) -> Vec<f64>;
 
 fn cross_entropy(model: Conditional<'_>, state: usize, grid: &[u32], masked: &[usize]) -> f64 {
-    masked
-        .iter()
-        .map(|&place| -model(grid, place)[digits(state)[place]])
-        .sum()
+    masked.iter().map(|&place| -model(grid, place)[digits(state)[place]]).sum()
 }
 
 /// The bound of `bound.rs`, over all subsets.
 fn exact_bound(model: Conditional<'_>, state: usize) -> f64 {
     let choices = [0.0, 3.0, 3.0, 1.0];
     maskings(state)
-        .map(|(grid, masked)| {
-            cross_entropy(model, state, &grid, &masked)
-                / masked.len() as f64
-                / choices[masked.len()]
-        })
+        .map(|(grid, masked)| cross_entropy(model, state, &grid, &masked) / masked.len() as f64 / choices[masked.len()])
         .sum()
 }
 
 /// `-ln p(x)` of the model as a generator: random order, one place at a time (the limit of the score samplers).
 fn true_nll(model: Conditional<'_>, state: usize) -> f64 {
-    let orders = [
-        [0, 1, 2],
-        [0, 2, 1],
-        [1, 0, 2],
-        [1, 2, 0],
-        [2, 0, 1],
-        [2, 1, 0],
-    ];
+    let orders = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]];
     let p: f64 = orders
         .iter()
         .map(|order| {
@@ -407,13 +270,8 @@ fn the_bound_is_exact_for_a_consistent_model_and_above_the_likelihood_otherwise(
     let consistent = |grid: &[u32], place: usize| tiny.log_conditional(grid, place);
     // Distorted conditionals that belong to no joint distribution.
     let inconsistent = |grid: &[u32], place: usize| {
-        let sharpness =
-            0.3 + 0.5 * place as f64 + grid.iter().filter(|&&c| c == MASKED).count() as f64 * 0.4;
-        let logits: Vec<f64> = tiny
-            .log_conditional(grid, place)
-            .iter()
-            .map(|l| l * sharpness)
-            .collect();
+        let sharpness = 0.3 + 0.5 * place as f64 + grid.iter().filter(|&&c| c == MASKED).count() as f64 * 0.4;
+        let logits: Vec<f64> = tiny.log_conditional(grid, place).iter().map(|l| l * sharpness).collect();
         log_softmax(&logits)
     };
     let mut total_p = 0.0;
@@ -421,15 +279,9 @@ fn the_bound_is_exact_for_a_consistent_model_and_above_the_likelihood_otherwise(
         let nll = -tiny.joint[state].ln();
         assert!((true_nll(&consistent, state) - nll).abs() < 1e-9);
         assert!((exact_bound(&consistent, state) - nll).abs() < 1e-9);
-        let (bound, nll) = (
-            exact_bound(&inconsistent, state),
-            true_nll(&inconsistent, state),
-        );
+        let (bound, nll) = (exact_bound(&inconsistent, state), true_nll(&inconsistent, state));
         assert!(bound >= nll - 1e-12, "{bound} {nll}");
-        assert!(
-            bound > nll + 1e-4,
-            "a model with conflicting orders has a gap: {bound} {nll}"
-        );
+        assert!(bound > nll + 1e-4, "a model with conflicting orders has a gap: {bound} {nll}");
         total_p += (-nll).exp();
     }
     assert!((total_p - 1.0).abs() < 1e-9);
@@ -438,12 +290,7 @@ fn the_bound_is_exact_for_a_consistent_model_and_above_the_likelihood_otherwise(
 #[test]
 fn the_score_term_integrates_to_the_bound_for_every_schedule() {
     let tiny = Tiny::new();
-    let model = |grid: &[u32], place: usize| {
-        tiny.log_conditional(grid, place)
-            .iter()
-            .map(|l| l * 0.9 - 0.02)
-            .collect::<Vec<_>>()
-    };
+    let model = |grid: &[u32], place: usize| tiny.log_conditional(grid, place).iter().map(|l| l * 0.9 - 0.02).collect::<Vec<_>>();
     let state = 14;
     let bound = exact_bound(&model, state);
     for name in SCHEDULES {
@@ -455,18 +302,11 @@ fn the_score_term_integrates_to_the_bound_for_every_schedule() {
                 let m = level.masked();
                 let expected: f64 = maskings(state)
                     .map(|(grid, masked)| {
-                        let chance = m.powi(masked.len() as i32)
-                            * (1.0 - m).powi((PLACES - masked.len()) as i32);
+                        let chance = m.powi(masked.len() as i32) * (1.0 - m).powi((PLACES - masked.len()) as i32);
                         chance
                             * masked
                                 .iter()
-                                .map(|&p| {
-                                    score_entropy(
-                                        model(&grid, p)[digits(state)[p]],
-                                        &level,
-                                        ScoreForm::Exact,
-                                    )
-                                })
+                                .map(|&p| score_entropy(model(&grid, p)[digits(state)[p]], &level, ScoreForm::Exact))
                                 .sum::<f64>()
                     })
                     .sum();
@@ -474,15 +314,8 @@ fn the_score_term_integrates_to_the_bound_for_every_schedule() {
             })
             .sum();
         // The log-linear schedule stops at m = 0.999; pow0.5 has an integrable singularity.
-        let tolerance = if matches!(name, "log-linear" | "pow0.5") {
-            5e-3
-        } else {
-            1e-4
-        };
-        assert!(
-            (integral - bound).abs() < tolerance * bound,
-            "{name}: {integral} {bound}"
-        );
+        let tolerance = if matches!(name, "log-linear" | "pow0.5") { 5e-3 } else { 1e-4 };
+        assert!((integral - bound).abs() < tolerance * bound, "{name}: {integral} {bound}");
     }
 }
 
@@ -493,16 +326,11 @@ fn the_estimate_converges_to_the_exact_bound() {
     for state in [0, 5, 14, 26] {
         let codes: Vec<u32> = digits(state).iter().map(|&c| c as u32).collect();
         let points = bound_points(PLACES, 6000, Key::new(11, state as u64)).unwrap();
-        let sums: Vec<f64> = points
-            .iter()
-            .map(|point| cross_entropy(&model, state, &point.mask(&codes), &point.masked))
-            .collect();
+        let sums: Vec<f64> =
+            points.iter().map(|point| cross_entropy(&model, state, &point.mask(&codes), &point.masked)).collect();
         let estimate = bound_estimate(PLACES, &points, &sums).unwrap();
         let exact = exact_bound(&model, state);
-        assert!(
-            (estimate.nats - exact).abs() < 4.0 * estimate.standard_error.max(1e-9),
-            "{estimate:?} {exact}"
-        );
+        assert!((estimate.nats - exact).abs() < 4.0 * estimate.standard_error.max(1e-9), "{estimate:?} {exact}");
         assert!(estimate.standard_error < 0.05);
     }
     assert_eq!(CODES, 3);

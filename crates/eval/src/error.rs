@@ -3,15 +3,7 @@
 /// An error of an evaluation.
 #[derive(Debug, thiserror::Error)]
 pub enum EvalError {
-    /// The model folder lacks a part or a part is damaged.
-    #[error("model folder {folder}: {reason}")]
-    Model {
-        /// The folder.
-        folder: String,
-        /// What is wrong.
-        reason: String,
-    },
-    /// Anything else, with what was done.
+    /// A step failed.
     #[error("{operation}: {reason}")]
     Step {
         /// What was done.

@@ -3,12 +3,8 @@
 //! Rules that the figures depend on are functions of `unif2ace_data::grammar`: what a caption states, what an answer says.
 #![allow(non_snake_case)] // tensor names carry their shape
 
-mod answers;
 mod error;
-mod generation;
-mod model;
 mod report;
 
 pub use error::{EvalError, Result};
-pub use model::Model;
 pub use report::{EvalOptions, evaluate};

@@ -3,17 +3,18 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use burn::tensor::{Tensor, TensorData};
 use serde::Serialize;
 use serde_json::{Value, json};
 use unif2ace_data::grammar::{asked, caption_claims, parse_answer};
+use unif2ace_data::load_prompts;
 use unif2ace_data::{FaceRecord, Sample, Schema, decode_rgb, load_split};
-use unif2ace_diffusion::sampler::SamplerConfig;
-use unif2ace_model::encoders::clip_pixels;
+use unif2ace_diffusion::MASKED;
+use unif2ace_diffusion::sampler::{KeyedDraws, SamplerConfig, SamplerState};
+use unif2ace_model::encoders::{FaceNet, clip_pixels};
+use unif2ace_pipeline::{AnswerOptions, Denoiser, GridRequest, Pipeline};
 
-use crate::answers::answer;
 use crate::error::{EvalError, Result};
-use crate::generation::generate;
-use crate::model::Model;
 
 const BATCH: usize = 16;
 const MAX_ANSWER_TOKENS: usize = 24;
@@ -36,8 +37,8 @@ pub struct EvalOptions {
     pub guidance_scale: f32,
     /// Seed of the generation.
     pub seed: u64,
-    /// Text of the request for a caption.
-    pub caption_request: String,
+    /// Labelled prompts in users' words to generate from too.
+    pub prompts: Option<PathBuf>,
 }
 
 /// Hits among cases.
@@ -62,10 +63,10 @@ impl Rate {
 ///
 /// # Errors
 /// When the set can't be read or doesn't fit the model.
-pub fn evaluate(model: &Model, options: &EvalOptions, progress: &mut dyn FnMut(&str)) -> Result<Value> {
+pub fn evaluate(model: &Pipeline, options: &EvalOptions, progress: &mut dyn FnMut(&str)) -> Result<Value> {
     let load = |split: &str, limit: usize| load_split(&options.faces, split, limit).map_err(EvalError::step("reading faces"));
     let samples = load(&options.split, options.num_images)?.samples;
-    let side = model.vq.config().resolution;
+    let side = model.resolution();
     let mut report = serde_json::Map::new();
     report.insert("split".into(), json!({ "name": options.split, "pictures": samples.len() }));
     progress("reconstruction");
@@ -74,25 +75,28 @@ pub fn evaluate(model: &Model, options: &EvalOptions, progress: &mut dyn FnMut(&
     let train = load("train", 0)?.samples;
     let majority = majority(train.iter().map(|sample| &sample.record));
     drop(train);
-    let (answers, captions) = understanding(model, &samples, side, options, &majority, progress)?;
+    let (answers, captions) = understanding(model, &samples, side, &majority, progress)?;
     report.insert("answers".into(), answers);
     report.insert("captions".into(), captions);
     if options.num_generated > 0 {
         report.insert("generation".into(), generation(model, &samples, side, options, progress)?);
     }
+    if let Some(path) = &options.prompts {
+        progress("prompts in users' words");
+        report.insert("prompts".into(), prompts(model, path, options)?);
+    }
     Ok(Value::Object(report))
 }
 
-fn reconstruction(model: &Model, samples: &[Sample], side: usize) -> Result<Value> {
+fn reconstruction(model: &Pipeline, samples: &[Sample], side: usize) -> Result<Value> {
     let mut used = vec![false; model.vq.config().codebook_size()];
     let mut psnr = 0.0;
     for batch in samples.chunks(BATCH) {
         let bytes = decode_rgb(batch, side).map_err(EvalError::step("decoding pictures"))?;
-        let pixels_BHWC = model.pixels(&bytes);
-        let codes = model.vq.encode(pixels_BHWC.clone()).map_err(EvalError::step("encoding pictures"))?;
+        let pixels_BHWC = tensor_of(model, &bytes, side);
+        let codes = model.encode(pixels_BHWC.clone()).map_err(EvalError::step("encoding pictures"))?;
         codes.iter().for_each(|&code| used[code as usize] = true);
-        let grid = side / model.vq.config().downsampling();
-        let decoded = model.vq.decode_indices(&codes, grid, grid).map_err(EvalError::step("decoding codes"))?.clamp(-1.0, 1.0);
+        let decoded = model.decode(&codes).map_err(EvalError::step("decoding codes"))?;
         let squares: Vec<f32> = (decoded - pixels_BHWC).powi_scalar(2).into_data().iter::<f32>().collect();
         for picture in squares.chunks_exact(side * side * 3) {
             let mean = picture.iter().map(|&v| f64::from(v)).sum::<f64>() / picture.len() as f64;
@@ -114,17 +118,13 @@ fn majority<'a>(records: impl Iterator<Item = &'a FaceRecord>) -> BTreeMap<Strin
     for item in records.flat_map(|record| &record.vqa) {
         *counts.entry(question_key(&item.question)).or_default().entry(item.short.clone()).or_default() += 1;
     }
-    counts
-        .into_iter()
-        .filter_map(|(key, shorts)| Some((key, shorts.into_iter().max_by_key(|(_, count)| *count)?.0)))
-        .collect()
+    counts.into_iter().filter_map(|(key, shorts)| Some((key, shorts.into_iter().max_by_key(|(_, count)| *count)?.0))).collect()
 }
 
 fn understanding(
-    model: &Model,
+    model: &Pipeline,
     samples: &[Sample],
     side: usize,
-    options: &EvalOptions,
     majority: &BTreeMap<String, String>,
     progress: &mut dyn FnMut(&str),
 ) -> Result<(Value, Value)> {
@@ -135,17 +135,16 @@ fn understanding(
             progress(&format!("answers {number}/{}", samples.len()));
         }
         let bytes = decode_rgb(std::slice::from_ref(sample), side).map_err(EvalError::step("decoding pictures"))?;
-        let pixels = model.pixels(&bytes);
-        let codes = model.vq.encode(pixels.clone()).map_err(EvalError::step("encoding pictures"))?;
-        let features = model.features(pixels)?;
+        let picture = model.read_pixels(tensor_of(model, &bytes, side)).map_err(EvalError::step("reading pictures"))?;
         let record = &sample.record;
         let questions: Vec<&str> = record.vqa.iter().map(|item| item.question.as_str()).collect();
-        let found = answer(model, &codes, features.clone(), &questions, MAX_ANSWER_TOKENS)?;
+        let found = model.answers(&picture, &questions, &greedy(MAX_ANSWER_TOKENS)).map_err(EvalError::step("answering"))?;
         for (item, found) in record.vqa.iter().zip(&found) {
             let hit = parse_answer(&item.question, found).is_some_and(|short| short == item.short);
             let guess = majority.get(&question_key(&item.question)).is_some_and(|short| *short == item.short);
             let yes_no = matches!(item.short.as_str(), "yes" | "no");
-            let mut groups = vec!["all".to_owned(), item.kind.clone(), if yes_no { "yes/no" } else { "other than yes/no" }.to_owned()];
+            let mut groups =
+                vec!["all".to_owned(), item.kind.clone(), if yes_no { "yes/no" } else { "other than yes/no" }.to_owned()];
             if record.heldout.is_some() {
                 groups.push("held-out combinations".into());
             }
@@ -155,7 +154,7 @@ fn understanding(
                 baseline.count(guess);
             }
         }
-        let caption = answer(model, &codes, features, &[&options.caption_request], MAX_CAPTION_TOKENS)?.pop().unwrap_or_default();
+        let caption = model.caption_of(&picture, &greedy(MAX_CAPTION_TOKENS)).map_err(EvalError::step("describing"))?;
         for claim in caption_claims(&caption) {
             num_claims += 1;
             // A claim that the picture can't settle counts as wrong: it was stated without being seen.
@@ -166,7 +165,9 @@ fn understanding(
             }
         }
     }
-    let answers = exact.into_iter().map(|(group, [ours, baseline])| (group, json!({ "exact": ours.json(), "majority_answer": baseline.json() })));
+    let answers = exact
+        .into_iter()
+        .map(|(group, [ours, baseline])| (group, json!({ "exact": ours.json(), "majority_answer": baseline.json() })));
     let captions = json!({
         "precision": precision.json(),
         "attributes_per_caption": num_claims as f64 / samples.len() as f64,
@@ -175,24 +176,29 @@ fn understanding(
     Ok((Value::Object(answers.collect()), captions))
 }
 
-fn generation(model: &Model, samples: &[Sample], side: usize, options: &EvalOptions, progress: &mut dyn FnMut(&str)) -> Result<Value> {
+fn generation(
+    model: &Pipeline,
+    samples: &[Sample],
+    side: usize,
+    options: &EvalOptions,
+    progress: &mut dyn FnMut(&str),
+) -> Result<Value> {
     let count = options.num_generated.min(samples.len());
     // Held-out combinations come last in the split; taking evenly keeps their share.
     let chosen: Vec<&Sample> = (0..count).map(|index| &samples[index * samples.len() / count]).collect();
-    let grid = side / model.vq.config().downsampling();
+    let face = face_network(model)?;
     let [mut real, mut made, mut shuffled, mut made_heldout] = [Rate::default(); 4];
     for (start, batch) in chosen.chunks(BATCH).enumerate().map(|(index, batch)| (index * BATCH, batch)) {
         progress(&format!("generation {start}/{count}"));
         let prompts: Vec<&str> = batch.iter().filter_map(|sample| sample.record.captions.first().map(String::as_str)).collect();
-        let codes = generate(model, &prompts, &options.sampler, options.guidance_scale, options.seed, start as u64)?.concat();
-        let pictures = model.vq.decode_indices(&codes, grid, grid).map_err(EvalError::step("decoding codes"))?.clamp(-1.0, 1.0);
-        let of_made = read_attributes(model, pictures)?;
+        let of_made = read_attributes(face, draw(model, &prompts, options, start as u64)?)?;
         let owned: Vec<Sample> = batch.iter().map(|&sample| sample.clone()).collect();
         let bytes = decode_rgb(&owned, side).map_err(EvalError::step("decoding pictures"))?;
-        let of_real = read_attributes(model, model.pixels(&bytes))?;
+        let of_real = read_attributes(face, tensor_of(model, &bytes, side))?;
         for (row, sample) in batch.iter().enumerate() {
             let claims = caption_claims(prompts[row]);
-            let other = caption_claims(chosen[(start + row + count / 2) % count].record.captions.first().map_or("", String::as_str));
+            let other =
+                caption_claims(chosen[(start + row + count / 2) % count].record.captions.first().map_or("", String::as_str));
             for claim in &claims {
                 let hit = claim.accepts(of_made[row][claim.head]);
                 made.count(hit);
@@ -219,10 +225,81 @@ fn generation(model: &Model, samples: &[Sample], side: usize, options: &EvalOpti
     }))
 }
 
+/// Agreement on the labelled prompts, by all attributes and by each.
+fn prompts(model: &Pipeline, path: &std::path::Path, options: &EvalOptions) -> Result<Value> {
+    let face = face_network(model)?;
+    let labelled = load_prompts(path).map_err(EvalError::step("reading the prompts"))?;
+    let mut all = Rate::default();
+    let mut by_attribute: BTreeMap<&str, Rate> = BTreeMap::new();
+    for (start, batch) in labelled.chunks(BATCH).enumerate().map(|(index, batch)| (index * BATCH, batch)) {
+        let texts: Vec<&str> = batch.iter().map(|prompt| prompt.text.as_str()).collect();
+        let found = read_attributes(face, draw(model, &texts, options, start as u64)?)?;
+        for (prompt, found) in batch.iter().zip(&found) {
+            for claim in &prompt.claims {
+                let hit = claim.accepts(found[claim.head]);
+                all.count(hit);
+                by_attribute.entry(Schema::get().heads()[claim.head].name).or_default().count(hit);
+            }
+        }
+    }
+    let by_attribute = by_attribute.into_iter().map(|(name, rate)| (name.to_owned(), rate.json())).collect();
+    Ok(json!({ "prompts": labelled.len(), "agreement": all.json(), "by_attribute": Value::Object(by_attribute) }))
+}
+
+/// One picture for each prompt, `[B, side, side, 3]`; picture i uses the random numbers of (seed, `first_image` + i).
+fn draw(model: &Pipeline, prompts: &[&str], options: &EvalOptions, first_image: u64) -> Result<Tensor<4>> {
+    let config = model.config();
+    let denoiser = Denoiser::new(model, prompts, options.guidance_scale).map_err(EvalError::step("reading prompts"))?;
+    let mut states = Vec::with_capacity(prompts.len());
+    for image in 0..prompts.len() as u64 {
+        let draws = KeyedDraws::new(options.seed, first_image + image);
+        let start = vec![MASKED; config.num_vq_tokens];
+        states.push(
+            SamplerState::new(options.sampler.clone(), start, config.codebook_size, draws).map_err(EvalError::step("sampler"))?,
+        );
+    }
+    while states.iter().any(|state| !state.is_done()) {
+        let requests: Vec<GridRequest<'_>> = states
+            .iter()
+            .map(|state| {
+                let request = state.request();
+                GridRequest { grid: request.grid, wanted: request.wanted, masked_fraction: request.masked_fraction }
+            })
+            .collect();
+        let logits = denoiser.logits(&requests).map_err(EvalError::step("denoising"))?;
+        drop(requests);
+        for (state, logits) in states.iter_mut().zip(&logits).filter(|(state, _)| !state.is_done()) {
+            state.step(logits).map_err(EvalError::step("sampler"))?;
+        }
+    }
+    let mut codes = Vec::with_capacity(prompts.len() * config.num_vq_tokens);
+    for state in states {
+        codes.extend(state.into_codes().map_err(EvalError::step("sampler"))?);
+    }
+    model.decode(&codes).map_err(EvalError::step("decoding codes"))
+}
+
+fn greedy(max_new_tokens: usize) -> AnswerOptions {
+    AnswerOptions { max_new_tokens, ..AnswerOptions::default() }
+}
+
+fn face_network(model: &Pipeline) -> Result<&FaceNet> {
+    model.face.as_ref().ok_or_else(|| EvalError::Step {
+        operation: "attributes",
+        reason: "the model folder has no face.safetensors, which reads the attributes of pictures".into(),
+    })
+}
+
+/// Pictures of `side` as `[B, side, side, 3]` in -1..1 from their bytes.
+fn tensor_of(model: &Pipeline, bytes: &[u8], side: usize) -> Tensor<4> {
+    let values: Vec<f32> = bytes.iter().map(|&byte| f32::from(byte) / 127.5 - 1.0).collect();
+    Tensor::from_data(TensorData::new(values, [bytes.len() / (side * side * 3), side, side, 3]), &model.device)
+}
+
 /// The attribute network's reading of pictures, one value a head of the schema.
-fn read_attributes(model: &Model, pixels_BHWC: burn::tensor::Tensor<4>) -> Result<Vec<Vec<u16>>> {
-    let output = model.face.forward(clip_pixels(pixels_BHWC)).map_err(EvalError::step("attributes"))?;
-    let found = model.face.predict(&output).map_err(EvalError::step("attributes"))?;
-    debug_assert_eq!(Schema::get().heads().len(), model.face.config().heads.len());
+fn read_attributes(face: &FaceNet, pixels_BHWC: Tensor<4>) -> Result<Vec<Vec<u16>>> {
+    let output = face.forward(clip_pixels(pixels_BHWC)).map_err(EvalError::step("attributes"))?;
+    let found = face.predict(&output).map_err(EvalError::step("attributes"))?;
+    debug_assert_eq!(Schema::get().heads().len(), face.config().heads.len());
     Ok(found.into_iter().map(|row| row.into_iter().map(|class| class as u16).collect()).collect())
 }

@@ -6,11 +6,7 @@ pub fn max_abs_diff(actual: &[f32], expected: &[f32]) -> (f32, usize) {
     assert_eq!(actual.len(), expected.len(), "number of values");
     let mut worst = (0.0f32, 0);
     for (index, (&a, &e)) in actual.iter().zip(expected).enumerate() {
-        let diff = if a == e || (a.is_nan() && e.is_nan()) {
-            0.0
-        } else {
-            (a - e).abs()
-        };
+        let diff = if a == e || (a.is_nan() && e.is_nan()) { 0.0 } else { (a - e).abs() };
         let diff = if diff.is_nan() { f32::INFINITY } else { diff };
         if diff > worst.0 {
             worst = (diff, index);
@@ -44,13 +40,8 @@ mod tests {
     #[test]
     fn differences_are_seen() {
         assert_close(&[1.0, 2.0], &[1.0, 2.00001], 2e-5, "near");
-        assert!(
-            std::panic::catch_unwind(|| assert_close(&[1.0, 2.1], &[1.0, 2.0], 1e-2, "far"))
-                .is_err()
-        );
-        assert!(
-            std::panic::catch_unwind(|| assert_close(&[f32::NAN], &[0.0], 1e9, "nan")).is_err()
-        );
+        assert!(std::panic::catch_unwind(|| assert_close(&[1.0, 2.1], &[1.0, 2.0], 1e-2, "far")).is_err());
+        assert!(std::panic::catch_unwind(|| assert_close(&[f32::NAN], &[0.0], 1e9, "nan")).is_err());
         assert!(std::panic::catch_unwind(|| assert_close(&[], &[], 1.0, "empty")).is_err());
         assert_eq!(max_abs_diff(&[f32::INFINITY], &[f32::INFINITY]).0, 0.0);
     }

@@ -24,11 +24,7 @@ pub fn root() -> PathBuf {
     match std::env::var_os("UNIF2ACE_GOLDEN") {
         Some(folder) if !folder.is_empty() => {
             let folder = PathBuf::from(folder);
-            assert!(
-                folder.is_dir(),
-                "UNIF2ACE_GOLDEN names {}, which is not a folder",
-                folder.display()
-            );
+            assert!(folder.is_dir(), "UNIF2ACE_GOLDEN names {}, which is not a folder", folder.display());
             folder
         }
         _ => in_repository(),
@@ -45,12 +41,8 @@ fn in_repository() -> PathBuf {
 /// When the folder is missing or holds no case.
 pub fn cases(kind: &str) -> Vec<PathBuf> {
     let folder = root().join(kind);
-    let entries = std::fs::read_dir(&folder)
-        .unwrap_or_else(|error| panic!("cannot list {}: {error}", folder.display()));
-    let mut cases: Vec<PathBuf> = entries
-        .map(|entry| entry.expect("folder entry").path())
-        .filter(|path| path.is_dir())
-        .collect();
+    let entries = std::fs::read_dir(&folder).unwrap_or_else(|error| panic!("cannot list {}: {error}", folder.display()));
+    let mut cases: Vec<PathBuf> = entries.map(|entry| entry.expect("folder entry").path()).filter(|path| path.is_dir()).collect();
     cases.sort();
     assert!(!cases.is_empty(), "no case in {}", folder.display());
     cases
@@ -76,14 +68,11 @@ pub fn shared_file(relative: &str) -> PathBuf {
 /// When the file is missing or no JSON.
 pub fn json(path: impl AsRef<Path>) -> serde_json::Value {
     let path = path.as_ref();
-    let bytes =
-        unif2ace_io::read_capped(path, MAX_FIXTURE_BYTES).unwrap_or_else(|error| panic!("{error}"));
+    let bytes = unif2ace_io::read_capped(path, MAX_FIXTURE_BYTES).unwrap_or_else(|error| panic!("{error}"));
     serde_json::from_slice(&bytes).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
 /// The last part of a path as text, for messages: the name of a case.
 pub fn name(path: &Path) -> String {
-    path.file_name()
-        .map(|name| name.to_string_lossy().into_owned())
-        .unwrap_or_default()
+    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }

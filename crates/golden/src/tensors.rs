@@ -17,26 +17,19 @@ impl Tensors {
     /// When it is missing or damaged.
     pub fn load(path: impl AsRef<Path>) -> Self {
         let path = path.as_ref().to_path_buf();
-        let bytes = unif2ace_io::read_capped(&path, crate::MAX_FIXTURE_BYTES)
-            .unwrap_or_else(|error| panic!("{error}"));
+        let bytes = unif2ace_io::read_capped(&path, crate::MAX_FIXTURE_BYTES).unwrap_or_else(|error| panic!("{error}"));
         let tensors = Self { path, bytes };
         tensors.parsed();
         tensors
     }
 
     fn parsed(&self) -> SafeTensors<'_> {
-        SafeTensors::deserialize(&self.bytes)
-            .unwrap_or_else(|error| panic!("{}: {error}", self.path.display()))
+        SafeTensors::deserialize(&self.bytes).unwrap_or_else(|error| panic!("{}: {error}", self.path.display()))
     }
 
     /// The tensor names, sorted.
     pub fn names(&self) -> Vec<String> {
-        let mut names: Vec<String> = self
-            .parsed()
-            .names()
-            .into_iter()
-            .map(str::to_string)
-            .collect();
+        let mut names: Vec<String> = self.parsed().names().into_iter().map(str::to_string).collect();
         names.sort();
         names
     }
@@ -58,24 +51,10 @@ impl Tensors {
         }
     }
 
-    fn typed<T, const W: usize>(
-        &self,
-        name: &str,
-        dtype: Dtype,
-        read: fn([u8; W]) -> T,
-    ) -> (Vec<usize>, Vec<T>) {
+    fn typed<T, const W: usize>(&self, name: &str, dtype: Dtype, read: fn([u8; W]) -> T) -> (Vec<usize>, Vec<T>) {
         self.with(name, |view| {
-            assert_eq!(
-                view.dtype(),
-                dtype,
-                "{}: dtype of {name}",
-                self.path.display()
-            );
-            let values = view
-                .data()
-                .chunks_exact(W)
-                .map(|chunk| read(chunk.try_into().expect("exact chunk")))
-                .collect();
+            assert_eq!(view.dtype(), dtype, "{}: dtype of {name}", self.path.display());
+            let values = view.data().chunks_exact(W).map(|chunk| read(chunk.try_into().expect("exact chunk"))).collect();
             (view.shape().to_vec(), values)
         })
     }

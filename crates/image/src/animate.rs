@@ -12,19 +12,14 @@ use crate::{ImageError, Result, RgbImage};
 /// # Errors
 /// When there is no frame, frames differ in size, or a side exceeds 65535.
 pub fn encode_gif(frames: &[RgbImage], delay_ms: u32) -> Result<Vec<u8>> {
-    let fail = |reason: String| ImageError::Encode {
-        format: "GIF",
-        reason,
-    };
+    let fail = |reason: String| ImageError::Encode { format: "GIF", reason };
     let Some(first) = frames.first() else {
         return Err(fail("expected at least one frame, found none".into()));
     };
     let mut bytes = Vec::new();
     // Speed 10 of 1 (best) to 30: a few milliseconds a frame.
     let mut encoder = GifEncoder::new_with_speed(&mut bytes, 10);
-    encoder
-        .set_repeat(Repeat::Infinite)
-        .map_err(|error| fail(error.to_string()))?;
+    encoder.set_repeat(Repeat::Infinite).map_err(|error| fail(error.to_string()))?;
     for (index, frame) in frames.iter().enumerate() {
         if (frame.width(), frame.height()) != (first.width(), first.height()) {
             return Err(ImageError::WrongSize {
@@ -36,18 +31,11 @@ pub fn encode_gif(frames: &[RgbImage], delay_ms: u32) -> Result<Vec<u8>> {
             });
         }
         let is_last = index + 1 == frames.len();
-        let delay =
-            Delay::from_numer_denom_ms(delay_ms.saturating_mul(if is_last { 10 } else { 1 }), 1);
-        let rgba = frame
-            .data()
-            .chunks_exact(3)
-            .flat_map(|rgb| [rgb[0], rgb[1], rgb[2], 255])
-            .collect();
-        let buffer = RgbaImage::from_raw(frame.width() as u32, frame.height() as u32, rgba)
-            .ok_or_else(|| fail("frame size".into()))?;
-        encoder
-            .encode_frame(Frame::from_parts(buffer, 0, 0, delay))
-            .map_err(|error| fail(error.to_string()))?;
+        let delay = Delay::from_numer_denom_ms(delay_ms.saturating_mul(if is_last { 10 } else { 1 }), 1);
+        let rgba = frame.data().chunks_exact(3).flat_map(|rgb| [rgb[0], rgb[1], rgb[2], 255]).collect();
+        let buffer =
+            RgbaImage::from_raw(frame.width() as u32, frame.height() as u32, rgba).ok_or_else(|| fail("frame size".into()))?;
+        encoder.encode_frame(Frame::from_parts(buffer, 0, 0, delay)).map_err(|error| fail(error.to_string()))?;
     }
     drop(encoder);
     Ok(bytes)

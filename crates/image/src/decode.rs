@@ -21,11 +21,7 @@ pub struct DecodeLimits {
 impl Default for DecodeLimits {
     /// 32 MiB, 16384 a side, 40 million pixels.
     fn default() -> Self {
-        Self {
-            max_bytes: 32 << 20,
-            max_side: 16_384,
-            max_pixels: 40_000_000,
-        }
+        Self { max_bytes: 32 << 20, max_side: 16_384, max_pixels: 40_000_000 }
     }
 }
 
@@ -67,13 +63,7 @@ fn read(path: &Path, limits: DecodeLimits) -> Result<(Vec<u8>, String)> {
     let origin = path.display().to_string();
     match read_capped(path, limits.max_bytes) {
         Ok(bytes) => Ok((bytes, origin)),
-        Err(IoError::TooLarge {
-            found, max_bytes, ..
-        }) => Err(ImageError::TooManyBytes {
-            origin,
-            found,
-            max_bytes,
-        }),
+        Err(IoError::TooLarge { found, max_bytes, .. }) => Err(ImageError::TooManyBytes { origin, found, max_bytes }),
         Err(error) => Err(error.into()),
     }
 }
@@ -85,11 +75,7 @@ fn decode(bytes: &[u8], origin: &str, limits: DecodeLimits) -> Result<DynamicIma
     }
     if bytes.len() as u64 > limits.max_bytes {
         let (found, max_bytes) = (bytes.len() as u64, limits.max_bytes);
-        return Err(ImageError::TooManyBytes {
-            origin: origin(),
-            found,
-            max_bytes,
-        });
+        return Err(ImageError::TooManyBytes { origin: origin(), found, max_bytes });
     }
     let (format, format_name) = match image::guess_format(bytes) {
         Ok(ImageFormat::Png) => (ImageFormat::Png, "PNG"),
@@ -97,17 +83,10 @@ fn decode(bytes: &[u8], origin: &str, limits: DecodeLimits) -> Result<DynamicIma
         Ok(ImageFormat::WebP) => (ImageFormat::WebP, "WebP"),
         Ok(ImageFormat::Gif) => (ImageFormat::Gif, "GIF"),
         _ => {
-            return Err(ImageError::UnknownFormat {
-                origin: origin(),
-                found: describe_start(bytes),
-            });
+            return Err(ImageError::UnknownFormat { origin: origin(), found: describe_start(bytes) });
         }
     };
-    let damaged = |reason: String| ImageError::Damaged {
-        origin: origin(),
-        format: format_name,
-        reason,
-    };
+    let damaged = |reason: String| ImageError::Damaged { origin: origin(), format: format_name, reason };
     let too_many = |width, height| ImageError::TooManyPixels {
         origin: origin(),
         width,
@@ -122,22 +101,17 @@ fn decode(bytes: &[u8], origin: &str, limits: DecodeLimits) -> Result<DynamicIma
     caps.max_alloc = Some(limits.max_pixels.saturating_mul(8).saturating_add(16 << 20));
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     reader.limits(caps);
-    let mut decoder = reader
-        .into_decoder()
-        .map_err(|error| damaged(error.to_string()))?;
+    let mut decoder = reader.into_decoder().map_err(|error| damaged(error.to_string()))?;
     let (width, height) = decoder.dimensions();
     if width == 0 || height == 0 {
         return Err(damaged(format!("its size is {width}x{height}")));
     }
-    if width.max(height) > limits.max_side
-        || u64::from(width) * u64::from(height) > limits.max_pixels
-    {
+    if width.max(height) > limits.max_side || u64::from(width) * u64::from(height) > limits.max_pixels {
         return Err(too_many(width, height));
     }
     // Damaged metadata is no reason to refuse good pixels.
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-    let mut picture =
-        DynamicImage::from_decoder(decoder).map_err(|error| damaged(error.to_string()))?;
+    let mut picture = DynamicImage::from_decoder(decoder).map_err(|error| damaged(error.to_string()))?;
     picture.apply_orientation(orientation);
     Ok(picture)
 }
@@ -151,23 +125,13 @@ fn flatten(picture: DynamicImage, background: u32) -> Result<RgbImage> {
     let rgba = picture.into_rgba8();
     let mix = |pixel: &[u8]| {
         let alpha = u32::from(pixel[3]);
-        let channel = move |value: u8| {
-            ((u32::from(value) * alpha + background * (255 - alpha) + 127) / 255) as u8
-        };
+        let channel = move |value: u8| ((u32::from(value) * alpha + background * (255 - alpha) + 127) / 255) as u8;
         [channel(pixel[0]), channel(pixel[1]), channel(pixel[2])]
     };
-    RgbImage::new(
-        width,
-        height,
-        rgba.as_raw().chunks_exact(4).flat_map(mix).collect(),
-    )
+    RgbImage::new(width, height, rgba.as_raw().chunks_exact(4).flat_map(mix).collect())
 }
 
 fn describe_start(bytes: &[u8]) -> String {
-    let start: Vec<String> = bytes
-        .iter()
-        .take(8)
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let start: Vec<String> = bytes.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
     format!("{} bytes that start with {}", bytes.len(), start.join(" "))
 }

@@ -59,19 +59,12 @@ impl Provenance {
 
 /// PNG keywords are 1 to 79 printable Latin-1 characters; ASCII is enough here.
 fn clean_keyword(keyword: &str) -> String {
-    keyword
-        .chars()
-        .map(|c| if c.is_ascii_graphic() { c } else { '_' })
-        .take(79)
-        .collect()
+    keyword.chars().map(|c| if c.is_ascii_graphic() { c } else { '_' }).take(79).collect()
 }
 
 /// Text may not hold a zero byte; other control characters but the newline have no place there either.
 fn clean_text(text: &str) -> String {
-    let mut clean: String = text
-        .chars()
-        .filter(|c| !c.is_control() || *c == '\n')
-        .collect();
+    let mut clean: String = text.chars().filter(|c| !c.is_control() || *c == '\n').collect();
     let mut end = clean.len().min(MAX_TEXT_BYTES);
     while !clean.is_char_boundary(end) {
         end -= 1;
@@ -96,15 +89,8 @@ pub fn encode_png_gray(image: &GrayImage) -> Result<Vec<u8>> {
     encode(image, ColorType::Grayscale, None)
 }
 
-fn encode<const C: usize>(
-    image: &Raster<C>,
-    colour: ColorType,
-    provenance: Option<&Provenance>,
-) -> Result<Vec<u8>> {
-    let fail = |reason: String| ImageError::Encode {
-        format: "PNG",
-        reason,
-    };
+fn encode<const C: usize>(image: &Raster<C>, colour: ColorType, provenance: Option<&Provenance>) -> Result<Vec<u8>> {
+    let fail = |reason: String| ImageError::Encode { format: "PNG", reason };
     let side = |size: usize| u32::try_from(size).map_err(|error| fail(error.to_string()));
     let png = |error: png::EncodingError| fail(error.to_string());
     let mut bytes = Vec::new();
@@ -125,11 +111,7 @@ fn encode<const C: usize>(
 ///
 /// # Errors
 /// When the file can't be written.
-pub fn save_png(
-    path: impl AsRef<Path>,
-    image: &RgbImage,
-    provenance: Option<&Provenance>,
-) -> Result<()> {
+pub fn save_png(path: impl AsRef<Path>, image: &RgbImage, provenance: Option<&Provenance>) -> Result<()> {
     Ok(write_atomic(path, &encode_png(image, provenance)?)?)
 }
 
@@ -140,23 +122,16 @@ pub fn save_png(
 pub fn read_png_text(path: impl AsRef<Path>) -> Result<Vec<(String, String)>> {
     let path = path.as_ref();
     let bytes = unif2ace_io::read_capped(path, crate::DecodeLimits::default().max_bytes)?;
-    let fail = |error: png::DecodingError| ImageError::NoPngText {
-        path: path.to_path_buf(),
-        reason: error.to_string(),
-    };
-    let mut decoder =
-        png::Decoder::new_with_limits(Cursor::new(bytes), png::Limits { bytes: 8 << 20 });
+    let fail = |error: png::DecodingError| ImageError::NoPngText { path: path.to_path_buf(), reason: error.to_string() };
+    let mut decoder = png::Decoder::new_with_limits(Cursor::new(bytes), png::Limits { bytes: 8 << 20 });
     let info = decoder.read_header_info().map_err(fail)?;
     if u64::from(info.width) * u64::from(info.height) > crate::DecodeLimits::default().max_pixels {
         return Ok(Vec::new());
     }
     let reader = decoder.read_info().map_err(fail)?;
     let info = reader.info();
-    let mut entries: Vec<(String, String)> = info
-        .uncompressed_latin1_text
-        .iter()
-        .map(|entry| (entry.keyword.clone(), entry.text.clone()))
-        .collect();
+    let mut entries: Vec<(String, String)> =
+        info.uncompressed_latin1_text.iter().map(|entry| (entry.keyword.clone(), entry.text.clone())).collect();
     for entry in &info.utf8_text {
         entries.push((entry.keyword.clone(), entry.get_text().map_err(fail)?));
     }

@@ -13,17 +13,13 @@ pub enum ImageError {
     #[error(transparent)]
     Io(#[from] IoError),
     /// The bytes are empty.
-    #[error(
-        "cannot decode {origin}: expected a picture, found 0 bytes\nhint: the file may not have been written completely"
-    )]
+    #[error("cannot decode {origin}: expected a picture, found 0 bytes\nhint: the file may not have been written completely")]
     Empty {
         /// Path or description.
         origin: String,
     },
     /// The first bytes belong to no supported format.
-    #[error(
-        "cannot decode {origin}: expected PNG, JPEG, WebP or GIF, found {found}\nhint: convert the picture to PNG first"
-    )]
+    #[error("cannot decode {origin}: expected PNG, JPEG, WebP or GIF, found {found}\nhint: convert the picture to PNG first")]
     UnknownFormat {
         /// Path or description.
         origin: String,
@@ -47,9 +43,7 @@ pub enum ImageError {
         max_pixels: u64,
     },
     /// More bytes than accepted.
-    #[error(
-        "cannot decode {origin}: expected at most {max_bytes} bytes, found {found}\nhint: shrink the picture first"
-    )]
+    #[error("cannot decode {origin}: expected at most {max_bytes} bytes, found {found}\nhint: shrink the picture first")]
     TooManyBytes {
         /// Path or description.
         origin: String,
@@ -59,9 +53,7 @@ pub enum ImageError {
         max_bytes: u64,
     },
     /// Truncated or damaged data.
-    #[error(
-        "cannot decode {origin}: {format} data is damaged or truncated: {reason}\nhint: fetch or save the file again"
-    )]
+    #[error("cannot decode {origin}: {format} data is damaged or truncated: {reason}\nhint: fetch or save the file again")]
     Damaged {
         /// Path or description.
         origin: String,
@@ -71,9 +63,7 @@ pub enum ImageError {
         reason: String,
     },
     /// A number of bytes that doesn't fit the size.
-    #[error(
-        "{operation}: expected {expected} values for {width}x{height}x{channels}, found {found}"
-    )]
+    #[error("{operation}: expected {expected} values for {width}x{height}x{channels}, found {found}")]
     WrongLength {
         /// The operation.
         operation: &'static str,
@@ -103,9 +93,7 @@ pub enum ImageError {
         hint: &'static str,
     },
     /// A name of a face region that doesn't exist.
-    #[error(
-        "unknown region {found:?}: expected one of {expected}\nhint: several are joined by commas, as in eyes,mouth"
-    )]
+    #[error("unknown region {found:?}: expected one of {expected}\nhint: several are joined by commas, as in eyes,mouth")]
     UnknownRegion {
         /// The word given.
         found: String,

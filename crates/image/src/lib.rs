@@ -22,8 +22,7 @@ pub use error::{ImageError, Result};
 pub use grid::{contact_sheet, tint_mask};
 pub use mask::{TokenMask, inpainting_mask};
 pub use preprocess::{
-    CLIP_MEAN, CLIP_STD, Pixels, centre_crop, normalise, postprocess, preprocess, preprocess_clip,
-    resize_short_side,
+    CLIP_MEAN, CLIP_STD, Pixels, centre_crop, normalise, postprocess, preprocess, preprocess_clip, resize_short_side,
 };
 pub use raster::{GrayImage, Raster, RgbImage};
 pub use region::Region;

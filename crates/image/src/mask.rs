@@ -15,17 +15,10 @@ impl TokenMask {
     /// # Errors
     /// When there aren't `side * side` values.
     pub fn new(side: usize, repaint: Vec<bool>) -> Result<Self> {
-        let expected = side.checked_mul(side).unwrap_or(usize::MAX);
+        let expected = side.saturating_mul(side);
         if repaint.len() != expected {
             let (operation, found) = ("make a token mask", repaint.len());
-            return Err(ImageError::WrongLength {
-                operation,
-                width: side,
-                height: side,
-                channels: 1,
-                expected,
-                found,
-            });
+            return Err(ImageError::WrongLength { operation, width: side, height: side, channels: 1, expected, found });
         }
         Ok(Self { side, repaint })
     }
@@ -38,10 +31,7 @@ impl TokenMask {
     /// The other tokens.
     #[must_use]
     pub fn inverted(&self) -> Self {
-        Self {
-            side: self.side,
-            repaint: self.repaint.iter().map(|repaint| !repaint).collect(),
-        }
+        Self { side: self.side, repaint: self.repaint.iter().map(|repaint| !repaint).collect() }
     }
 
     /// Tokens of either mask.
@@ -58,16 +48,8 @@ impl TokenMask {
                 hint: "make both masks for the same resolution",
             });
         }
-        let repaint = self
-            .repaint
-            .iter()
-            .zip(&other.repaint)
-            .map(|(a, b)| a | b)
-            .collect();
-        Ok(Self {
-            side: self.side,
-            repaint,
-        })
+        let repaint = self.repaint.iter().zip(&other.repaint).map(|(a, b)| a | b).collect();
+        Ok(Self { side: self.side, repaint })
     }
 }
 
@@ -88,11 +70,7 @@ pub fn inpainting_mask(mask: &GrayImage, resolution: usize, patch: usize) -> Res
         });
     }
     let cropped = centre_crop(&resize_short_side(mask, resolution)?, resolution)?;
-    let full: Vec<f32> = cropped
-        .data()
-        .iter()
-        .map(|&value| f32::from(value) / 255.0)
-        .collect();
+    let full: Vec<f32> = cropped.data().iter().map(|&value| f32::from(value) / 255.0).collect();
     let side = resolution / patch;
     let small = resize_bicubic_torch(&full, (resolution, resolution), (side, side))?;
     TokenMask::new(side, small.iter().map(|&value| value >= 0.5).collect())

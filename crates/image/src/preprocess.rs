@@ -21,10 +21,7 @@ pub struct Pixels {
 impl Pixels {
     /// The same values as 3 x height x width.
     pub fn to_chw(&self) -> Vec<f32> {
-        (0..3)
-            .flat_map(|channel| self.data.iter().skip(channel).step_by(3))
-            .copied()
-            .collect()
+        (0..3).flat_map(|channel| self.data.iter().skip(channel).step_by(3)).copied().collect()
     }
 
     /// From 3 x height x width.
@@ -33,35 +30,17 @@ impl Pixels {
     /// When the number of values isn't `3 * height * width`.
     pub fn from_chw(height: usize, width: usize, chw: &[f32]) -> Result<Self> {
         let plane = check_length("read pixels", height, width, chw.len())?;
-        let data = (0..plane)
-            .flat_map(|index| (0..3).map(move |channel| chw[channel * plane + index]))
-            .collect();
-        Ok(Self {
-            height,
-            width,
-            data,
-        })
+        let data = (0..plane).flat_map(|index| (0..3).map(move |channel| chw[channel * plane + index])).collect();
+        Ok(Self { height, width, data })
     }
 }
 
 /// Number of pixels, when `found` is three times that.
-fn check_length(
-    operation: &'static str,
-    height: usize,
-    width: usize,
-    found: usize,
-) -> Result<usize> {
-    let plane = width.checked_mul(height).unwrap_or(usize::MAX);
-    let expected = plane.checked_mul(3).unwrap_or(usize::MAX);
+fn check_length(operation: &'static str, height: usize, width: usize, found: usize) -> Result<usize> {
+    let plane = width.saturating_mul(height);
+    let expected = plane.saturating_mul(3);
     if found != expected {
-        return Err(ImageError::WrongLength {
-            operation,
-            width,
-            height,
-            channels: 3,
-            expected,
-            found,
-        });
+        return Err(ImageError::WrongLength { operation, width, height, channels: 3, expected, found });
     }
     Ok(plane)
 }
@@ -73,11 +52,7 @@ fn check_length(
 pub fn resize_short_side<const C: usize>(image: &Raster<C>, size: usize) -> Result<Raster<C>> {
     let (width, height) = (image.width(), image.height());
     let other = |long: usize, short: usize| size.saturating_mul(long) / short;
-    let (width, height) = if width <= height {
-        (size, other(height, width))
-    } else {
-        (other(width, height), size)
-    };
+    let (width, height) = if width <= height { (size, other(height, width)) } else { (other(width, height), size) };
     resize_bicubic(image, width, height)
 }
 
@@ -110,15 +85,9 @@ fn crop_with<const C: usize>(image: &Raster<C>, size: usize, margin: Margin) -> 
 
 /// `(value / 255 - mean) / std` for each channel.
 pub fn normalise(image: &RgbImage, mean: [f32; 3], std: [f32; 3]) -> Pixels {
-    let scaled = |(index, &value): (usize, &u8)| {
-        (f32::from(value) / 255.0 - mean[index % 3]) / std[index % 3]
-    };
+    let scaled = |(index, &value): (usize, &u8)| (f32::from(value) / 255.0 - mean[index % 3]) / std[index % 3];
     let data = image.data().iter().enumerate().map(scaled).collect();
-    Pixels {
-        height: image.height(),
-        width: image.width(),
-        data,
-    }
+    Pixels { height: image.height(), width: image.width(), data }
 }
 
 /// Short side to `resolution`, centre crop, values in [-1, 1]: what the image tokenizer takes.
@@ -135,11 +104,7 @@ pub fn preprocess(image: &RgbImage, resolution: usize) -> Result<Pixels> {
 /// # Errors
 /// As [`resize_short_side`].
 pub fn preprocess_clip(image: &RgbImage, resolution: usize) -> Result<Pixels> {
-    let cropped = crop_with(
-        &resize_short_side(image, resolution)?,
-        resolution,
-        Margin::Floor,
-    )?;
+    let cropped = crop_with(&resize_short_side(image, resolution)?, resolution, Margin::Floor)?;
     Ok(normalise(&cropped, CLIP_MEAN, CLIP_STD))
 }
 
@@ -149,16 +114,7 @@ pub fn preprocess_clip(image: &RgbImage, resolution: usize) -> Result<Pixels> {
 /// # Errors
 /// When the number of values isn't `3 * height * width` or a side is zero.
 pub fn postprocess(pixels: &Pixels) -> Result<RgbImage> {
-    check_length(
-        "turn pixels into a picture",
-        pixels.height,
-        pixels.width,
-        pixels.data.len(),
-    )?;
+    check_length("turn pixels into a picture", pixels.height, pixels.width, pixels.data.len())?;
     let byte = |&value: &f32| (((value + 1.0) / 2.0).clamp(0.0, 1.0) * 255.0) as u8;
-    RgbImage::new(
-        pixels.width,
-        pixels.height,
-        pixels.data.iter().map(byte).collect(),
-    )
+    RgbImage::new(pixels.width, pixels.height, pixels.data.iter().map(byte).collect())
 }

@@ -29,26 +29,12 @@ impl<const C: usize> Raster<C> {
                 hint: "neither side may be zero",
             });
         }
-        let expected = width
-            .checked_mul(height)
-            .and_then(|pixels| pixels.checked_mul(C))
-            .unwrap_or(usize::MAX);
+        let expected = width.checked_mul(height).and_then(|pixels| pixels.checked_mul(C)).unwrap_or(usize::MAX);
         if data.len() != expected {
             let found = data.len();
-            return Err(ImageError::WrongLength {
-                operation: OPERATION,
-                width,
-                height,
-                channels: C,
-                expected,
-                found,
-            });
+            return Err(ImageError::WrongLength { operation: OPERATION, width, height, channels: C, expected, found });
         }
-        Ok(Self {
-            width,
-            height,
-            data,
-        })
+        Ok(Self { width, height, data })
     }
 
     /// A picture of one colour.
@@ -56,12 +42,8 @@ impl<const C: usize> Raster<C> {
     /// # Errors
     /// When a side is zero or the size overflows.
     pub fn filled(width: usize, height: usize, colour: [u8; C]) -> Result<Self> {
-        let pixels = width
-            .checked_mul(height)
-            .filter(|pixels| pixels.checked_mul(C).is_some_and(|bytes| bytes <= 1 << 32));
-        let data = pixels
-            .map(|pixels| colour.repeat(pixels))
-            .unwrap_or_default();
+        let pixels = width.checked_mul(height).filter(|pixels| pixels.checked_mul(C).is_some_and(|bytes| bytes <= 1 << 32));
+        let data = pixels.map(|pixels| colour.repeat(pixels)).unwrap_or_default();
         Self::new(width, height, data)
     }
 
@@ -104,15 +86,11 @@ impl<const C: usize> Raster<C> {
     /// # Errors
     /// When the part is empty or reaches outside.
     pub fn crop(&self, left: usize, top: usize, width: usize, height: usize) -> Result<Self> {
-        let fits = |start: usize, size: usize, whole: usize| {
-            start.checked_add(size).is_some_and(|end| end <= whole)
-        };
+        let fits = |start: usize, size: usize, whole: usize| start.checked_add(size).is_some_and(|end| end <= whole);
         if !fits(left, width, self.width) || !fits(top, height, self.height) {
             return Err(ImageError::WrongSize {
                 operation: "crop",
-                expected: format!(
-                    "a picture that holds {width}x{height} pixels from ({left}, {top})"
-                ),
+                expected: format!("a picture that holds {width}x{height} pixels from ({left}, {top})"),
                 width: self.width,
                 height: self.height,
                 hint: "choose a part inside the picture",
@@ -136,17 +114,9 @@ impl RgbImage {
     /// Luma of each pixel, `(19595 R + 38470 G + 7471 B + 2^15) >> 16`, which is PIL's mode "L".
     pub fn to_gray(&self) -> GrayImage {
         let luma = |rgb: &[u8]| {
-            ((u32::from(rgb[0]) * 19595
-                + u32::from(rgb[1]) * 38470
-                + u32::from(rgb[2]) * 7471
-                + 0x8000)
-                >> 16) as u8
+            ((u32::from(rgb[0]) * 19595 + u32::from(rgb[1]) * 38470 + u32::from(rgb[2]) * 7471 + 0x8000) >> 16) as u8
         };
-        GrayImage {
-            width: self.width,
-            height: self.height,
-            data: self.data.chunks_exact(3).map(luma).collect(),
-        }
+        GrayImage { width: self.width, height: self.height, data: self.data.chunks_exact(3).map(luma).collect() }
     }
 }
 
@@ -154,11 +124,7 @@ impl GrayImage {
     /// The same value in all three channels.
     pub fn to_rgb(&self) -> RgbImage {
         let data = self.data.iter().flat_map(|&value| [value; 3]).collect();
-        RgbImage {
-            width: self.width,
-            height: self.height,
-            data,
-        }
+        RgbImage { width: self.width, height: self.height, data }
     }
 }
 

@@ -93,11 +93,8 @@ impl Region {
     pub fn token_mask(self, side: usize) -> TokenMask {
         let cell = |index: usize| (2 * index + 1) * LAYOUT / (2 * side);
         let layout = self.layout();
-        let repaint = (0..side)
-            .flat_map(|row| {
-                (0..side).map(move |column| layout[cell(row)].as_bytes()[cell(column)] == b'#')
-            })
-            .collect();
+        let repaint =
+            (0..side).flat_map(|row| (0..side).map(move |column| layout[cell(row)].as_bytes()[cell(column)] == b'#')).collect();
         TokenMask { side, repaint }
     }
 
@@ -106,10 +103,7 @@ impl Region {
     /// # Errors
     /// When a name is unknown or the list is empty.
     pub fn parse_mask(list: &str, side: usize) -> Result<TokenMask> {
-        let mut mask = TokenMask {
-            side,
-            repaint: vec![false; side * side],
-        };
+        let mut mask = TokenMask { side, repaint: vec![false; side * side] };
         for word in list.split(',') {
             mask = mask.union(&word.trim().parse::<Self>()?.token_mask(side))?;
         }
@@ -127,16 +121,10 @@ impl FromStr for Region {
     type Err = ImageError;
 
     fn from_str(word: &str) -> Result<Self> {
-        Self::ALL
-            .into_iter()
-            .find(|region| region.name().eq_ignore_ascii_case(word))
-            .ok_or_else(|| {
-                let expected = Self::ALL.map(Self::name).join(", ");
-                ImageError::UnknownRegion {
-                    found: word.to_string(),
-                    expected,
-                }
-            })
+        Self::ALL.into_iter().find(|region| region.name().eq_ignore_ascii_case(word)).ok_or_else(|| {
+            let expected = Self::ALL.map(Self::name).join(", ");
+            ImageError::UnknownRegion { found: word.to_string(), expected }
+        })
     }
 }
 

@@ -18,14 +18,10 @@ struct Taps {
 ///
 /// # Errors
 /// When a target side is zero or the result has more than 2^26 pixels.
-pub fn resize_bicubic<const C: usize>(
-    image: &Raster<C>,
-    width: usize,
-    height: usize,
-) -> Result<Raster<C>> {
-    let pixels = width.checked_mul(height).unwrap_or(usize::MAX);
+pub fn resize_bicubic<const C: usize>(image: &Raster<C>, width: usize, height: usize) -> Result<Raster<C>> {
+    let pixels = width.saturating_mul(height);
     // The pass in between has the old height and the new width.
-    let between = width.checked_mul(image.height()).unwrap_or(usize::MAX);
+    let between = width.saturating_mul(image.height());
     if pixels == 0 || pixels > MAX_OUTPUT_PIXELS || between > MAX_OUTPUT_PIXELS {
         return Err(ImageError::WrongSize {
             operation: "resize",
@@ -35,16 +31,8 @@ pub fn resize_bicubic<const C: usize>(
             hint: "the picture may be far longer than wide; crop it first",
         });
     }
-    let wide = if width == image.width() {
-        image.clone()
-    } else {
-        horizontal(image, width)?
-    };
-    if height == image.height() {
-        Ok(wide)
-    } else {
-        vertical(&wide, height)
-    }
+    let wide = if width == image.width() { image.clone() } else { horizontal(image, width)? };
+    if height == image.height() { Ok(wide) } else { vertical(&wide, height) }
 }
 
 fn horizontal<const C: usize>(image: &Raster<C>, width: usize) -> Result<Raster<C>> {
@@ -95,18 +83,13 @@ fn pil_taps(input: usize, output: usize) -> Vec<Taps> {
             // Truncation towards zero, as a C cast does.
             let first = (centre - support + 0.5).max(0.0) as usize;
             let end = ((centre + support + 0.5) as usize).min(input);
-            let real: Vec<f64> = (first..end)
-                .map(|x| cubic((x as f64 - centre + 0.5) / filter_scale, -0.5))
-                .collect();
+            let real: Vec<f64> = (first..end).map(|x| cubic((x as f64 - centre + 0.5) / filter_scale, -0.5)).collect();
             let total: f64 = real.iter().sum();
             let fixed = |weight: &f64| {
                 let scaled = weight / total * f64::from(1u32 << PRECISION_BITS);
                 (scaled + 0.5f64.copysign(scaled)) as i32
             };
-            Taps {
-                first,
-                weights: real.iter().map(fixed).collect(),
-            }
+            Taps { first, weights: real.iter().map(fixed).collect() }
         })
         .collect()
 }
@@ -133,24 +116,13 @@ pub fn resize_bicubic_torch(
     (width, height): (usize, usize),
 ) -> Result<Vec<f32>> {
     const OPERATION: &str = "shrink the mask";
-    let expected = in_width.checked_mul(in_height).unwrap_or(usize::MAX);
+    let expected = in_width.saturating_mul(in_height);
     if plane.len() != expected {
         let found = plane.len();
         let (width, height) = (in_width, in_height);
-        return Err(ImageError::WrongLength {
-            operation: OPERATION,
-            width,
-            height,
-            channels: 1,
-            expected,
-            found,
-        });
+        return Err(ImageError::WrongLength { operation: OPERATION, width, height, channels: 1, expected, found });
     }
-    if expected == 0
-        || width == 0
-        || height == 0
-        || width.saturating_mul(height) > MAX_OUTPUT_PIXELS
-    {
+    if expected == 0 || width == 0 || height == 0 || width.saturating_mul(height) > MAX_OUTPUT_PIXELS {
         return Err(ImageError::WrongSize {
             operation: OPERATION,
             expected: "sizes above zero".into(),
@@ -164,11 +136,7 @@ pub fn resize_bicubic_torch(
     for y in 0..height {
         let rows = torch_taps(y, in_height, height);
         for taps in &columns {
-            let across = |row: usize| -> f32 {
-                taps.iter()
-                    .map(|&(x, weight)| plane[row * in_width + x] * weight)
-                    .sum()
-            };
+            let across = |row: usize| -> f32 { taps.iter().map(|&(x, weight)| plane[row * in_width + x] * weight).sum() };
             out.push(rows.iter().map(|&(row, weight)| across(row) * weight).sum());
         }
     }
@@ -181,9 +149,6 @@ fn torch_taps(index: usize, input: usize, output: usize) -> [(usize, f32); 4] {
     let fraction = position - base;
     std::array::from_fn(|tap| {
         let place = (base as i64 + tap as i64 - 1).clamp(0, input as i64 - 1);
-        (
-            place as usize,
-            cubic(fraction + 1.0 - tap as f64, -0.75) as f32,
-        )
+        (place as usize, cubic(fraction + 1.0 - tap as f64, -0.75) as f32)
     })
 }

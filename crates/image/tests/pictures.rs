@@ -1,4 +1,5 @@
 //! Encoding, sheets, regions, and properties that hold for any size.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test may end by them
 
 use proptest::prelude::*;
 use unif2ace_image::*;
@@ -7,9 +8,7 @@ fn noise(width: usize, height: usize, seed: u64) -> RgbImage {
     let mut state = seed | 1;
     let data = (0..width * height * 3)
         .map(|_| {
-            state = state
-                .wrapping_mul(6364136223846793005)
-                .wrapping_add(1442695040888963407);
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
             (state >> 56) as u8
         })
         .collect();
@@ -34,29 +33,14 @@ fn png_round_trip_keeps_pixels_and_provenance_and_is_deterministic() {
     save_png(&path, &picture, Some(&provenance())).unwrap();
     assert!(load_rgb(&path, DecodeLimits::default()).unwrap() == picture);
     let entries = read_png_text(&path).unwrap();
-    let text = |keyword: &str| {
-        entries
-            .iter()
-            .find(|(key, _)| key == keyword)
-            .map(|(_, text)| text.as_str())
-    };
+    let text = |keyword: &str| entries.iter().find(|(key, _)| key == keyword).map(|(_, text)| text.as_str());
     assert_eq!(text("Source"), Some("AI-generated"));
     assert_eq!(text("Seed"), Some("42"));
     assert_eq!(text("Prompt"), Some("a smiling woman — naïve test"));
     assert_eq!(text("Steps"), Some("16"));
-    assert!(
-        text("XML:com.adobe.xmp")
-            .unwrap()
-            .contains("trainedAlgorithmicMedia")
-    );
-    assert_eq!(
-        encode_png(&picture, Some(&provenance())).unwrap(),
-        std::fs::read(&path).unwrap()
-    );
-    let private = Provenance {
-        prompt: None,
-        ..provenance()
-    };
+    assert!(text("XML:com.adobe.xmp").unwrap().contains("trainedAlgorithmicMedia"));
+    assert_eq!(encode_png(&picture, Some(&provenance())).unwrap(), std::fs::read(&path).unwrap());
+    let private = Provenance { prompt: None, ..provenance() };
     let bytes = encode_png(&picture, Some(&private)).unwrap();
     assert!(!bytes.windows(7).any(|window| window == b"smiling"));
 }
@@ -64,23 +48,15 @@ fn png_round_trip_keeps_pixels_and_provenance_and_is_deterministic() {
 #[test]
 fn a_prompt_of_any_length_and_content_is_written() {
     let picture = noise(2, 2, 1);
-    let long = Provenance {
-        prompt: Some("é".repeat(100_000)),
-        ..provenance()
-    };
+    let long = Provenance { prompt: Some("é".repeat(100_000)), ..provenance() };
     assert!(encode_png(&picture, Some(&long)).unwrap().len() < 40_000);
-    let odd = Provenance {
-        settings: vec![("k".repeat(200), "v".into()), (String::new(), "x".into())],
-        ..provenance()
-    };
+    let odd = Provenance { settings: vec![("k".repeat(200), "v".into()), (String::new(), "x".into())], ..provenance() };
     encode_png(&picture, Some(&odd)).unwrap();
 }
 
 #[test]
 fn a_sheet_places_each_picture() {
-    let images: Vec<_> = (1u8..=5)
-        .map(|value| RgbImage::filled(4, 3, [value; 3]).unwrap())
-        .collect();
+    let images: Vec<_> = (1u8..=5).map(|value| RgbImage::filled(4, 3, [value; 3]).unwrap()).collect();
     let sheet = contact_sheet(&images, 3, 1, [99; 3]).unwrap();
     assert_eq!((sheet.width(), sheet.height()), (3 * 4 + 2, 2 * 3 + 1));
     assert_eq!(sheet.pixel(0, 0), Some([1; 3]));
@@ -95,10 +71,7 @@ fn a_sheet_places_each_picture() {
 
 #[test]
 fn a_gif_keeps_its_frames_and_refuses_mixed_sizes() {
-    let frames = [
-        RgbImage::filled(16, 16, [0, 200, 0]).unwrap(),
-        RgbImage::filled(16, 16, [0, 0, 200]).unwrap(),
-    ];
+    let frames = [RgbImage::filled(16, 16, [0, 200, 0]).unwrap(), RgbImage::filled(16, 16, [0, 0, 200]).unwrap()];
     let bytes = encode_gif(&frames, 80).unwrap();
     assert_eq!(bytes, encode_gif(&frames, 80).unwrap());
     use image::AnimationDecoder as _;
@@ -124,10 +97,7 @@ fn regions_have_names_and_scale_with_the_grid() {
     let parts = [Region::Eyes, Region::Mouth].map(|region| region.token_mask(8));
     assert_eq!(both, parts[0].union(&parts[1]).unwrap());
     let text = Region::parse_mask("eyes,elbow", 8).unwrap_err().to_string();
-    assert!(
-        text.contains("elbow") && text.contains("background"),
-        "{text}"
-    );
+    assert!(text.contains("elbow") && text.contains("background"), "{text}");
     assert!(Region::parse_mask("", 8).is_err());
     assert_eq!(both.inverted().num_repainted(), 64 - both.num_repainted());
 }
@@ -158,24 +128,13 @@ fn wrong_sizes_are_errors() {
     assert!(resize_short_side(&noise(1_000, 1, 3), 128).is_ok());
     assert!(resize_short_side(&noise(600_000, 1, 3), 128).is_err());
     assert!(inpainting_mask(&picture.to_gray(), 40, 16).is_err());
-    assert!(
-        postprocess(&Pixels {
-            height: 2,
-            width: 2,
-            data: vec![0.0; 11]
-        })
-        .is_err()
-    );
+    assert!(postprocess(&Pixels { height: 2, width: 2, data: vec![0.0; 11] }).is_err());
     assert!(Pixels::from_chw(2, 2, &[0.0; 13]).is_err());
 }
 
 #[test]
 fn postprocess_survives_non_finite_values() {
-    let pixels = Pixels {
-        height: 1,
-        width: 1,
-        data: vec![f32::NAN, f32::INFINITY, f32::NEG_INFINITY],
-    };
+    let pixels = Pixels { height: 1, width: 1, data: vec![f32::NAN, f32::INFINITY, f32::NEG_INFINITY] };
     assert_eq!(postprocess(&pixels).unwrap().data(), [0, 255, 0]);
 }
 

@@ -49,11 +49,7 @@ pub enum IoError {
 impl IoError {
     /// An error of the system at `path`, for the few places that keep a file open.
     pub fn system(operation: &'static str, path: &Path, source: std::io::Error) -> Self {
-        Self::System {
-            operation,
-            path: path.to_path_buf(),
-            source,
-        }
+        Self::System { operation, path: path.to_path_buf(), source }
     }
 
     /// The path the operation was about.
@@ -74,15 +70,9 @@ impl IoError {
 
 fn hint(kind: ErrorKind) -> &'static str {
     match kind {
-        ErrorKind::NotFound => {
-            "check the spelling of the path; relative paths start at the current folder"
-        }
-        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
-            "choose another place or change the permissions"
-        }
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
-            "free some space on this disk or choose another one"
-        }
+        ErrorKind::NotFound => "check the spelling of the path; relative paths start at the current folder",
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => "choose another place or change the permissions",
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "free some space on this disk or choose another one",
         ErrorKind::NotADirectory => "a part of the path is a file, not a folder",
         ErrorKind::AlreadyExists => "remove what lies there or choose another name",
         _ => "check the path and the disk",

@@ -24,9 +24,7 @@ pub fn sha256_file(path: impl AsRef<Path>) -> Result<String> {
     let mut digest = Sha256::new();
     let mut buffer = vec![0u8; 1 << 16];
     loop {
-        let count = reader
-            .read(&mut buffer)
-            .map_err(|source| IoError::system("read", path, source))?;
+        let count = reader.read(&mut buffer).map_err(|source| IoError::system("read", path, source))?;
         if count == 0 {
             return Ok(hex(&digest.finalize()));
         }
@@ -44,10 +42,7 @@ pub struct Sha256Writer<W> {
 impl<W: Write> Sha256Writer<W> {
     /// Wraps `inner`.
     pub fn new(inner: W) -> Self {
-        Self {
-            inner,
-            digest: Sha256::new(),
-        }
+        Self { inner, digest: Sha256::new() }
     }
 
     /// The inner writer and the hexadecimal digest of everything written.

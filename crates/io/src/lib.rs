@@ -6,14 +6,10 @@
 
 mod error;
 mod hash;
-mod random;
 mod read;
 mod write;
 
 pub use error::{IoError, Result};
 pub use hash::{Sha256Writer, sha256_file, sha256_hex};
-pub use random::RandomAccessFile;
 pub use read::{CappedReader, open_capped, read_capped, read_to_string_capped};
-pub use write::{
-    AtomicFile, create_dir_all, ensure_writable, rename_durable, write_atomic, write_atomic_with,
-};
+pub use write::{AtomicFile, create_dir_all, ensure_writable, rename_durable, write_atomic, write_atomic_with};

@@ -22,29 +22,14 @@ pub fn open_capped(path: impl AsRef<Path>, max_bytes: u64) -> Result<CappedReade
     // Opening a pipe would block until a writer comes: look at the kind first.
     let kind = std::fs::metadata(path).map_err(|source| IoError::system("read", path, source))?;
     if !kind.is_file() {
-        return Err(IoError::NotAFile {
-            operation: "read",
-            path: path.to_path_buf(),
-        });
+        return Err(IoError::NotAFile { operation: "read", path: path.to_path_buf() });
     }
     let file = File::open(path).map_err(|source| IoError::system("read", path, source))?;
-    let found = file
-        .metadata()
-        .map_err(|source| IoError::system("read", path, source))?
-        .len();
+    let found = file.metadata().map_err(|source| IoError::system("read", path, source))?.len();
     if found > max_bytes {
-        return Err(IoError::TooLarge {
-            path: path.to_path_buf(),
-            found,
-            max_bytes,
-        });
+        return Err(IoError::TooLarge { path: path.to_path_buf(), found, max_bytes });
     }
-    Ok(CappedReader {
-        file,
-        path: path.to_path_buf(),
-        left: max_bytes,
-        max_bytes,
-    })
+    Ok(CappedReader { file, path: path.to_path_buf(), left: max_bytes, max_bytes })
 }
 
 impl CappedReader {
@@ -65,17 +50,11 @@ impl Read for CappedReader {
                 0 => Ok(0),
                 _ => Err(std::io::Error::new(
                     std::io::ErrorKind::FileTooLarge,
-                    format!(
-                        "{} holds more than {} bytes",
-                        self.path.display(),
-                        self.max_bytes
-                    ),
+                    format!("{} holds more than {} bytes", self.path.display(), self.max_bytes),
                 )),
             };
         }
-        let want = usize::try_from(self.left)
-            .unwrap_or(usize::MAX)
-            .min(buffer.len());
+        let want = usize::try_from(self.left).unwrap_or(usize::MAX).min(buffer.len());
         let count = self.file.read(&mut buffer[..want])?;
         self.left -= count as u64;
         Ok(count)
@@ -89,9 +68,7 @@ impl Read for CappedReader {
 pub fn read_capped(path: impl AsRef<Path>, max_bytes: u64) -> Result<Vec<u8>> {
     let path = path.as_ref();
     let mut bytes = Vec::new();
-    open_capped(path, max_bytes)?
-        .read_to_end(&mut bytes)
-        .map_err(|source| IoError::system("read", path, source))?;
+    open_capped(path, max_bytes)?.read_to_end(&mut bytes).map_err(|source| IoError::system("read", path, source))?;
     Ok(bytes)
 }
 
@@ -101,8 +78,6 @@ pub fn read_capped(path: impl AsRef<Path>, max_bytes: u64) -> Result<Vec<u8>> {
 /// As [`read_capped`], and when the bytes aren't UTF-8.
 pub fn read_to_string_capped(path: impl AsRef<Path>, max_bytes: u64) -> Result<String> {
     let path = path.as_ref();
-    String::from_utf8(read_capped(path, max_bytes)?).map_err(|error| IoError::NotUtf8 {
-        path: path.to_path_buf(),
-        offset: error.utf8_error().valid_up_to(),
-    })
+    String::from_utf8(read_capped(path, max_bytes)?)
+        .map_err(|error| IoError::NotUtf8 { path: path.to_path_buf(), offset: error.utf8_error().valid_up_to() })
 }

@@ -23,17 +23,10 @@ impl AtomicFile {
     pub fn create(path: impl AsRef<Path>) -> Result<Self> {
         let target = path.as_ref().to_path_buf();
         if target.is_dir() || target.file_name().is_none() {
-            return Err(IoError::NotAFile {
-                operation: WRITE,
-                path: target,
-            });
+            return Err(IoError::NotAFile { operation: WRITE, path: target });
         }
-        let temporary =
-            temporary_beside(&target).map_err(|source| IoError::system(WRITE, &target, source))?;
-        Ok(Self {
-            target,
-            writer: BufWriter::with_capacity(1 << 16, temporary),
-        })
+        let temporary = temporary_beside(&target).map_err(|source| IoError::system(WRITE, &target, source))?;
+        Ok(Self { target, writer: BufWriter::with_capacity(1 << 16, temporary) })
     }
 
     /// Flushes the bytes to the device, renames the file to its final name and flushes the folder.
@@ -43,14 +36,9 @@ impl AtomicFile {
     pub fn commit(self) -> Result<()> {
         let target = self.target;
         let fail = |source| IoError::system(WRITE, &target, source);
-        let temporary = self
-            .writer
-            .into_inner()
-            .map_err(|error| fail(error.into_error()))?;
+        let temporary = self.writer.into_inner().map_err(|error| fail(error.into_error()))?;
         temporary.as_file().sync_all().map_err(fail)?;
-        temporary
-            .persist(&target)
-            .map_err(|error| fail(error.error))?;
+        temporary.persist(&target).map_err(|error| fail(error.error))?;
         sync_folder(folder_of(&target)).map_err(fail)
     }
 }
@@ -77,10 +65,7 @@ pub fn write_atomic(path: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
 ///
 /// # Errors
 /// As [`write_atomic`], and whatever error `fill` returns.
-pub fn write_atomic_with(
-    path: impl AsRef<Path>,
-    fill: impl FnOnce(&mut AtomicFile) -> std::io::Result<()>,
-) -> Result<()> {
+pub fn write_atomic_with(path: impl AsRef<Path>, fill: impl FnOnce(&mut AtomicFile) -> std::io::Result<()>) -> Result<()> {
     let path = path.as_ref();
     let mut file = AtomicFile::create(path)?;
     fill(&mut file).map_err(|source| IoError::system(WRITE, path, source))?;
@@ -102,8 +87,7 @@ pub fn ensure_writable(path: impl AsRef<Path>) -> Result<()> {
 /// When a part of the path is a file or the system refuses.
 pub fn create_dir_all(path: impl AsRef<Path>) -> Result<()> {
     let path = path.as_ref();
-    std::fs::create_dir_all(path)
-        .map_err(|source| IoError::system("create the folder", path, source))
+    std::fs::create_dir_all(path).map_err(|source| IoError::system("create the folder", path, source))
 }
 
 /// Renames a file or folder on the same disk and flushes the folder entry; commits a folder prepared under another name.
@@ -112,9 +96,7 @@ pub fn create_dir_all(path: impl AsRef<Path>) -> Result<()> {
 /// When the system refuses the rename.
 pub fn rename_durable(from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<()> {
     let (from, to) = (from.as_ref(), to.as_ref());
-    std::fs::rename(from, to)
-        .and_then(|()| sync_folder(folder_of(to)))
-        .map_err(|source| IoError::system("rename to", to, source))
+    std::fs::rename(from, to).and_then(|()| sync_folder(folder_of(to))).map_err(|source| IoError::system("rename to", to, source))
 }
 
 fn folder_of(path: &Path) -> &Path {

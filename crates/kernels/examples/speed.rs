@@ -1,4 +1,5 @@
 //! GFLOP/s of the matrix product on training shapes.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #![allow(clippy::print_stdout)]
 
 use std::time::Instant;
@@ -11,13 +12,17 @@ fn clock() -> f64 {
     let start = *START;
     let threads = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
     let nanoseconds: f64 = threads
-        .filter_map(|thread| std::fs::read_to_string(thread.path().join("schedstat")).ok()?.split(' ').next()?.parse::<f64>().ok())
+        .filter_map(|thread| {
+            std::fs::read_to_string(thread.path().join("schedstat")).ok()?.split(' ').next()?.parse::<f64>().ok()
+        })
         .sum();
     if nanoseconds > 0.0 { nanoseconds * 1e-9 } else { start.elapsed().as_secs_f64() }
 }
 
 fn main() {
-    for (m, n, k) in [(2048, 1024, 256), (1024, 768, 256), (1024, 256, 768), (256, 768, 1024), (1024, 8192, 256), (8192, 256, 1024)] {
+    for (m, n, k) in
+        [(2048, 1024, 256), (1024, 768, 256), (1024, 256, 768), (256, 768, 1024), (1024, 8192, 256), (8192, 256, 1024)]
+    {
         let (a, b) = (vec![0.5f32; m * k], vec![0.25f32; k * n]);
         let mut c = vec![0.0; m * n];
         for precision in [Precision::F32, Precision::Bf16] {

@@ -109,7 +109,14 @@ fn unpermute(parts: &[Vec<f32>], shape: Shape, length: usize) -> Vec<f32> {
 }
 
 /// `softmax(q k^T / sqrt(head_dim) + mask) v`: the result `[batch, queries, width]` and the weights `[batch * heads][queries, keys]`.
-pub fn forward(q: &[f32], k: &[f32], v: &[f32], mask: Option<Mask<'_>>, shape: Shape, precision: Precision) -> (Vec<f32>, Vec<Vec<f32>>) {
+pub fn forward(
+    q: &[f32],
+    k: &[f32],
+    v: &[f32],
+    mask: Option<Mask<'_>>,
+    shape: Shape,
+    precision: Precision,
+) -> (Vec<f32>, Vec<Vec<f32>>) {
     let Shape { batch, queries, keys, heads, head_dim } = shape;
     let scale = 1.0 / (head_dim as f32).sqrt();
     let work = |index: usize| {
@@ -132,13 +139,7 @@ pub fn forward(q: &[f32], k: &[f32], v: &[f32], mask: Option<Mask<'_>>, shape: S
 }
 
 /// Gradients of q, k and v from the output's gradient and the weights of [`forward`].
-pub fn backward(
-    [q, k, v]: [&[f32]; 3],
-    weights: &[Vec<f32>],
-    dout: &[f32],
-    shape: Shape,
-    precision: Precision,
-) -> [Vec<f32>; 3] {
+pub fn backward([q, k, v]: [&[f32]; 3], weights: &[Vec<f32>], dout: &[f32], shape: Shape, precision: Precision) -> [Vec<f32>; 3] {
     let Shape { queries, keys, heads, head_dim, .. } = shape;
     let scale = 1.0 / (head_dim as f32).sqrt();
     let mut parts: [Vec<Vec<f32>>; 3] = Default::default();
@@ -167,11 +168,7 @@ pub fn backward(
             part.push(values);
         }
     }
-    [
-        unpermute(&parts[0], shape, queries),
-        unpermute(&parts[1], shape, keys),
-        unpermute(&parts[2], shape, keys),
-    ]
+    [unpermute(&parts[0], shape, queries), unpermute(&parts[1], shape, keys), unpermute(&parts[2], shape, keys)]
 }
 
 /// Rotary tables `[rows, length, dims]`, one row for all or one each.

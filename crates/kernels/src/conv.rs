@@ -39,7 +39,9 @@ impl Shape {
     pub fn output(&self) -> [usize; 2] {
         let [top, bottom, left, right] = self.padding;
         let double = usize::from(self.upsample);
-        let size = |length: usize, pad: usize, kernel: usize| ((length << double) + pad + self.stride).saturating_sub(kernel) / self.stride;
+        let size = |length: usize, pad: usize, kernel: usize| {
+            ((length << double) + pad + self.stride).saturating_sub(kernel) / self.stride
+        };
         [size(self.height, top + bottom, self.kernel[0]), size(self.width, left + right, self.kernel[1])]
     }
 
@@ -222,7 +224,8 @@ pub fn backward(
     } else {
         (0..groups).map(|index| (index, None)).collect()
     };
-    let parts: Vec<Vec<f32>> = if inside { tasks.drain(..).map(group).collect() } else { tasks.into_par_iter().map(group).collect() };
+    let parts: Vec<Vec<f32>> =
+        if inside { tasks.drain(..).map(group).collect() } else { tasks.into_par_iter().map(group).collect() };
     let dw = wanted[1].then(|| {
         let mut sum = vec![0.0; depth * num_out];
         for part in parts {
@@ -275,7 +278,17 @@ mod tests {
 
     #[test]
     fn every_geometry_equals_the_definition_and_its_gradients_are_adjoint() {
-        let plain = Shape { batch: 2, height: 7, width: 9, channels: 5, num_out: 3, kernel: [3, 3], stride: 1, padding: [1; 4], upsample: false };
+        let plain = Shape {
+            batch: 2,
+            height: 7,
+            width: 9,
+            channels: 5,
+            num_out: 3,
+            kernel: [3, 3],
+            stride: 1,
+            padding: [1; 4],
+            upsample: false,
+        };
         let shapes = [
             plain,
             Shape { kernel: [1, 1], padding: [0; 4], ..plain },

@@ -60,3 +60,15 @@ fn available() -> Level {
     }
     Level::Portable
 }
+
+/// Runs a test at every level, which is process-wide, apart from other such tests.
+#[cfg(test)]
+pub(crate) fn at_every_level(test: impl Fn(Level)) {
+    static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    let _alone = ALONE.lock();
+    for level in [Level::Portable, Level::Avx2, Level::Avx512] {
+        force_level(Some(level));
+        test(level);
+    }
+    force_level(None);
+}

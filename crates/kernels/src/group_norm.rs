@@ -161,7 +161,8 @@ pub fn moments(x: &[f32], shape: Shape, eps: f32) -> Moments {
 
 /// `y = silu((x - mean) / deviation * weight + bias)`, the silu if asked.
 pub fn forward(x: &[f32], weight: &[f32], bias: &[f32], moments: &Moments, shape: Shape, silu: bool) -> Vec<f32> {
-    let factors: Vec<Vec<f32>> = moments.scale.iter().map(|scale| scale.iter().zip(weight).map(|(s, w)| s * w).collect()).collect();
+    let factors: Vec<Vec<f32>> =
+        moments.scale.iter().map(|scale| scale.iter().zip(weight).map(|(s, w)| s * w).collect()).collect();
     let mut y = vec![0.0; x.len()];
     split(&shape, &mut y)
         .into_par_iter()

@@ -8,6 +8,7 @@ pub mod gemm;
 pub mod group_norm;
 pub mod linear;
 pub mod loss;
+pub mod map;
 pub mod memory;
 pub mod moe;
 pub mod norm;

@@ -67,10 +67,7 @@ pub fn adamw(param: &mut [f32], grad: &[f32], m: &mut [f32], v: &mut [f32], hp: 
 
 /// `average += rate * (values - average)`.
 pub fn moving_average(average: &mut [f32], values: &[f32], rate: f32) {
-    average
-        .par_chunks_mut(CHUNK)
-        .zip(values.par_chunks(CHUNK))
-        .for_each(|(average, values)| approach(average, values, rate));
+    average.par_chunks_mut(CHUNK).zip(values.par_chunks(CHUNK)).for_each(|(average, values)| approach(average, values, rate));
 }
 
 /// Sum of squares in f64, the same for any number of threads.
@@ -85,7 +82,15 @@ mod tests {
 
     #[test]
     fn one_update_by_hand() {
-        let hp = AdamW { lr: 0.1, beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.5, bias_correction1: 0.1, bias_correction2: 0.01 };
+        let hp = AdamW {
+            lr: 0.1,
+            beta1: 0.9,
+            beta2: 0.99,
+            eps: 1e-8,
+            weight_decay: 0.5,
+            bias_correction1: 0.1,
+            bias_correction2: 0.01,
+        };
         let (mut p, mut m, mut v) = (vec![1.0; 100], vec![0.0; 100], vec![0.0; 100]);
         adamw(&mut p, &[2.0; 100], &mut m, &mut v, &hp);
         // After one step the corrected moments are g and g^2: the step is lr, after decay by lr * weight_decay.

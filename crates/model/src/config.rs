@@ -6,7 +6,9 @@ use crate::moe::{NOISE_FREQUENCIES, Task};
 
 /// What is wrong with a configuration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("model config: {field}: expected {expected}, found {found}\nhint: compare with `ModelConfig::base()` or a shipped config.json")]
+#[error(
+    "model config: {field}: expected {expected}, found {found}\nhint: compare with `ModelConfig::base()` or a shipped config.json"
+)]
 pub struct ConfigError {
     /// The field.
     pub field: &'static str,
@@ -323,22 +325,38 @@ impl ModelConfig {
             }
         }
         if !self.hidden_size.is_multiple_of(self.num_attention_heads) {
-            return wrong("hidden_size", format!("a multiple of {} heads", self.num_attention_heads), self.hidden_size.to_string());
+            return wrong(
+                "hidden_size",
+                format!("a multiple of {} heads", self.num_attention_heads),
+                self.hidden_size.to_string(),
+            );
         }
         let rotary = self.rotary_dim();
         if !(0.0..=1.0).contains(&self.partial_rotary_factor) || !rotary.is_multiple_of(2) {
-            return wrong("partial_rotary_factor", "0 to 1, giving an even number of dims".into(), self.partial_rotary_factor.to_string());
+            return wrong(
+                "partial_rotary_factor",
+                "0 to 1, giving an even number of dims".into(),
+                self.partial_rotary_factor.to_string(),
+            );
         }
         let vocab = self.llm_vocab_size + self.num_new_special_tokens + self.codebook_size + 1;
         if self.vocab_size != vocab || self.num_new_special_tokens != 10 {
-            return wrong("vocab_size", format!("text + 10 special + image codes + 1 mask = {vocab}"), self.vocab_size.to_string());
+            return wrong(
+                "vocab_size",
+                format!("text + 10 special + image codes + 1 mask = {vocab}"),
+                self.vocab_size.to_string(),
+            );
         }
         if self.eot_token_id as usize >= self.llm_vocab_size {
             return wrong("eot_token_id", format!("below llm_vocab_size {}", self.llm_vocab_size), self.eot_token_id.to_string());
         }
         let moe = &self.moe;
         if moe.num_experts_per_tok == 0 || moe.num_experts_per_tok > moe.num_routed_experts {
-            return wrong("moe.num_experts_per_tok", format!("1 to {} routed experts", moe.num_routed_experts), moe.num_experts_per_tok.to_string());
+            return wrong(
+                "moe.num_experts_per_tok",
+                format!("1 to {} routed experts", moe.num_routed_experts),
+                moe.num_experts_per_tok.to_string(),
+            );
         }
         if !(1..=NUM_SEQUENCE_EXPERTS).contains(&moe.num_sequence_experts_per_image) {
             return wrong("moe.num_sequence_experts_per_image", "1 to 4".into(), moe.num_sequence_experts_per_image.to_string());
@@ -354,10 +372,7 @@ impl ModelConfig {
                 return wrong(field, "1 to 1048576".into(), value.to_string());
             }
         }
-        for (field, value, low) in [
-            ("layer_norm_eps", self.layer_norm_eps, 0.0),
-            ("rope_theta", self.rope_theta, 1.0),
-        ] {
+        for (field, value, low) in [("layer_norm_eps", self.layer_norm_eps, 0.0), ("rope_theta", self.rope_theta, 1.0)] {
             if !(value.is_finite() && value > low) {
                 return wrong(field, format!("above {low}"), value.to_string());
             }

@@ -34,6 +34,11 @@ pub enum ModelError {
 /// Result of this crate's transformer side.
 pub type Result<T> = std::result::Result<T, ModelError>;
 
-pub(crate) fn input<T>(operation: &'static str, expected: impl Into<String>, found: impl ToString, hint: &'static str) -> Result<T> {
+pub(crate) fn input<T>(
+    operation: &'static str,
+    expected: impl Into<String>,
+    found: impl ToString,
+    hint: &'static str,
+) -> Result<T> {
     Err(ModelError::Input { operation, expected: expected.into(), found: found.to_string(), hint })
 }

@@ -94,7 +94,12 @@ impl Mask {
 /// `ids` as rows of `length`.
 fn rows<'a>(operation: &'static str, ids: &'a [u32], length: usize) -> Result<Vec<&'a [u32]>> {
     if length == 0 || ids.is_empty() || !ids.len().is_multiple_of(length) {
-        return input(operation, format!("whole rows of {length} ids"), format!("{} ids", ids.len()), "pad all rows to one length");
+        return input(
+            operation,
+            format!("whole rows of {length} ids"),
+            format!("{} ids", ids.len()),
+            "pad all rows to one length",
+        );
     }
     Ok(ids.chunks_exact(length).collect())
 }
@@ -116,7 +121,12 @@ pub fn predict_next(ids: &[u32], length: usize, marks: Marks, hide_pads: bool) -
     for (index, row) in rows.iter().enumerate() {
         let starts = row.iter().filter(|&&id| id == marks.start).count();
         if hide_pads && starts != 1 {
-            return input(OPERATION, format!("one start-of-image mark in row {index}"), starts, "escape special tokens in user text");
+            return input(
+                OPERATION,
+                format!("one start-of-image mark in row {index}"),
+                starts,
+                "escape special tokens in user text",
+            );
         }
         let mut open = 0i64;
         let in_image = row.iter().map(|&id| {

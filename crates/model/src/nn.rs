@@ -25,15 +25,9 @@ impl Linear {
     /// Normal weights with standard deviation `std` (0 for a layer that starts as zero), zero bias.
     pub fn with_std(num_in: usize, num_out: usize, bias: bool, std: f64, device: &Device) -> Self {
         let shape = [num_out, num_in];
-        let weight = if std == 0.0 {
-            Tensor::zeros(shape, device)
-        } else {
-            Tensor::random(shape, Distribution::Normal(0.0, std), device)
-        };
-        Self {
-            weight: Param::from_tensor(weight),
-            bias: bias.then(|| Param::from_tensor(Tensor::zeros([num_out], device))),
-        }
+        let weight =
+            if std == 0.0 { Tensor::zeros(shape, device) } else { Tensor::random(shape, Distribution::Normal(0.0, std), device) };
+        Self { weight: Param::from_tensor(weight), bias: bias.then(|| Param::from_tensor(Tensor::zeros([num_out], device))) }
     }
 
     /// Applies the layer and then `act`.

@@ -20,7 +20,15 @@ fn ids_tensor(rows: &[Vec<u32>]) -> Tensor<2, Int> {
     Tensor::from_data(TensorData::new(ids, shape), &Device::flex())
 }
 
-fn pass(model: &Unif2ace, rows: &[Vec<u32>], mask: &Mask, positions: Positions, task: Task, start: usize, features: Features) -> Hidden {
+fn pass(
+    model: &Unif2ace,
+    rows: &[Vec<u32>],
+    mask: &Mask,
+    positions: Positions,
+    task: Task,
+    start: usize,
+    features: Features,
+) -> Hidden {
     let batch = Batch {
         input: Input::Ids(ids_tensor(rows)),
         positions,
@@ -49,14 +57,18 @@ fn denoising_against_a_cached_prompt_equals_the_padded_row() {
         let ids = config.special_ids();
         let prompter = Prompter::new(&config, &words).unwrap().with_cut_prompts(true);
         let texts = ["", "1 2", "3 4 5 6", "7 8 9 10 11 12 13"];
-        let heads: Vec<PromptCache> = texts.iter().map(|text| model.read_prompt(&prompter.t2i_head(text).unwrap()).unwrap()).collect();
+        let heads: Vec<PromptCache> =
+            texts.iter().map(|text| model.read_prompt(&prompter.t2i_head(text).unwrap()).unwrap()).collect();
         let prompts = PromptCache::stack(&heads.iter().collect::<Vec<_>>()).unwrap();
         // Two denoising steps: the caches serve both.
         for step in 0..2u32 {
-            let image = |row: u32| -> Vec<u32> { (0..4).map(|n| if (n + row + step) % 2 == 0 { ids.mask } else { ids.image_offset + n + row }).collect() };
+            let image = |row: u32| -> Vec<u32> {
+                (0..4).map(|n| if (n + row + step).is_multiple_of(2) { ids.mask } else { ids.image_offset + n + row }).collect()
+            };
             let images: Vec<Vec<u32>> = (0..4).map(image).collect();
             let levels = [1.0, 0.75, 0.5, 0.25];
-            let rows: Vec<Vec<u32>> = texts.iter().zip(&images).map(|(text, image)| prompter.t2i_gen(text, image).unwrap()).collect();
+            let rows: Vec<Vec<u32>> =
+                texts.iter().zip(&images).map(|(text, image)| prompter.t2i_gen(text, image).unwrap()).collect();
             let mask = predict_next(&rows.concat(), rows[0].len(), Marks::image(&ids), true).unwrap();
             let start = config.max_seq_length + 2;
             let whole = pass(&model, &rows, &mask, Positions::From(0), Task::T2i, start, Features::Raw(noise_only(&levels)));
@@ -109,7 +121,7 @@ fn answering_with_a_cache_equals_the_whole_row() {
         let row = [prefix.as_slice(), &text].concat();
         let mask = for_mmu(&row, row.len(), ids.eoi).unwrap();
         let outside = || Features::Raw(features(&config, 1, &device));
-        let whole = pass(&model, &[row.clone()], &mask, Positions::From(0), Task::Mmu, 2, outside());
+        let whole = pass(&model, std::slice::from_ref(&row), &mask, Positions::From(0), Task::Mmu, 2, outside());
         let expected = values(model.logits(whole.x_BLD));
         let vocab = config.vocab_size;
         let (start, stats) = model.read_image(&prefix, outside()).unwrap();
@@ -146,7 +158,7 @@ fn packed_questions_equal_separate_ones() {
         let length = whole.ids.len() + 2;
         let mut row = whole.ids.clone();
         row.resize(length, ids.pad);
-        let (mask, positions) = packed(whole.prefix, &[whole.blocks.clone()], length).unwrap();
+        let (mask, positions) = packed(whole.prefix, std::slice::from_ref(&whole.blocks), length).unwrap();
         let outside = || Features::Raw(features(&config, 1, &device));
         let hidden = pass(&model, &[row], &mask, Positions::Rows(positions), Task::Mmu, 2, outside());
         let width = config.hidden_size;
@@ -156,7 +168,12 @@ fn packed_questions_equal_separate_ones() {
             let alone = prompter.mmu_packed(&image, &[*turn]).unwrap();
             let mask = for_mmu(&alone.ids, alone.ids.len(), ids.eoi).unwrap();
             let expected = values(pass(&model, &[alone.ids], &mask, Positions::From(0), Task::Mmu, 2, outside()).x_BLD);
-            assert_close(&found[at * width..][..block * width], &expected[alone.prefix * width..], TOLERANCE, &format!("{level:?} {turn:?}"));
+            assert_close(
+                &found[at * width..][..block * width],
+                &expected[alone.prefix * width..],
+                TOLERANCE,
+                &format!("{level:?} {turn:?}"),
+            );
             at += block;
         }
     }

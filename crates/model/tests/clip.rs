@@ -1,4 +1,5 @@
 //! CLIP against the golden numbers of the vision tower, and properties of both towers and the loss.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::print_stderr)] // a test may end by them
 #![allow(non_snake_case)]
 
 mod vision_support;
@@ -7,8 +8,8 @@ use burn::tensor::{Device, Int, Tensor};
 use unif2ace_golden::{Tensors, assert_close, json, root};
 use unif2ace_image::{RgbImage, preprocess_clip};
 use unif2ace_model::encoders::{
-    Clip, ClipConfig, ClipTextConfig, ClipVisionConfig, EncoderError, Stem, TextTransformer, VisionTransformer,
-    clip_pixels, contrastive_loss, l2_normalise,
+    Clip, ClipConfig, ClipTextConfig, ClipVisionConfig, EncoderError, Stem, TextTransformer, VisionTransformer, clip_pixels,
+    contrastive_loss, l2_normalise,
 };
 use vision_support::{fill, names, noise, to_nhwc, values};
 
@@ -53,8 +54,7 @@ fn the_picture_tower_matches_the_golden_numbers() {
     let (shape, bytes) = golden.u8("input_u8");
     let image = RgbImage::new(shape[1], shape[0], bytes).expect("picture");
     let pixels = preprocess_clip(&image, config.image_size).expect("pixels");
-    let pixels_BHWC = Tensor::<1>::from_floats(pixels.data.as_slice(), &device)
-        .reshape([1, pixels.height, pixels.width, 3]);
+    let pixels_BHWC = Tensor::<1>::from_floats(pixels.data.as_slice(), &device).reshape([1, pixels.height, pixels.width, 3]);
     let expected = to_nhwc(golden.tensor::<4>("pixel_values", &device));
     assert_close(&values(pixels_BHWC), &values(expected.clone()), 1e-6, "pixel_values");
 
@@ -200,9 +200,7 @@ fn training_lowers_the_contrastive_loss() {
 fn pixels_of_the_tokenizer_become_clips() {
     let device = Device::flex();
     let white = clip_pixels(Tensor::ones([1, 1, 1, 3], &device));
-    let expected = [0usize, 1, 2].map(|c| {
-        (1.0 - unif2ace_image::CLIP_MEAN[c] as f64) / unif2ace_image::CLIP_STD[c] as f64
-    });
+    let expected = [0usize, 1, 2].map(|c| (1.0 - unif2ace_image::CLIP_MEAN[c] as f64) / unif2ace_image::CLIP_STD[c] as f64);
     for (actual, expected) in values(white).iter().zip(expected) {
         assert!((f64::from(*actual) - expected).abs() < 1e-5);
     }

@@ -43,10 +43,27 @@ fn equal_experts_are_one_dense_expert() {
         let x_RD: Tensor<2> = noise("x", [9, 32], &device);
         let first = |t: Tensor<3>| -> Tensor<2> { t.narrow(0, 0, 1).squeeze_dim(0) };
         let bias = |t: Tensor<2>| -> Tensor<1> { t.narrow(0, 0, 1).squeeze_dim(0) };
-        let inner = unif2ace_ops::linear(x_RD.clone(), first(group.fc1_weight.val()), Some(bias(group.fc1_bias.val())), unif2ace_ops::Activation::GeluNew);
-        let dense = unif2ace_ops::linear(inner, first(group.fc2_weight.val()), Some(bias(group.fc2_bias.val())), unif2ace_ops::Activation::None);
+        let inner = unif2ace_ops::linear(
+            x_RD.clone(),
+            first(group.fc1_weight.val()),
+            Some(bias(group.fc1_bias.val())),
+            unif2ace_ops::Activation::GeluNew,
+        );
+        let dense = unif2ace_ops::linear(
+            inner,
+            first(group.fc2_weight.val()),
+            Some(bias(group.fc2_bias.val())),
+            unif2ace_ops::Activation::None,
+        );
         let probs = values(burn::tensor::activation::softmax(group.router.forward(x_RD.clone()), 1));
-        let kept: Vec<f32> = probs.chunks(8).map(|row| { let mut row = row.to_vec(); row.sort_by(|a, b| b.total_cmp(a)); row[..chosen].iter().sum() }).collect();
+        let kept: Vec<f32> = probs
+            .chunks(8)
+            .map(|row| {
+                let mut row = row.to_vec();
+                row.sort_by(|a, b| b.total_cmp(a));
+                row[..chosen].iter().sum()
+            })
+            .collect();
         let expected = values(dense * tensor(&kept, [9, 1]));
         let routed = group.forward(x_RD);
         assert_close(&values(routed.y_RD), &expected, 1e-5, &format!("top {chosen}"));
@@ -164,7 +181,8 @@ fn every_kind_of_sequence_expert_does_what_it_is_called() {
 /// A row of generation or of understanding with an image and text.
 fn row(config: &ModelConfig, task: Task, seed: u32) -> (Vec<u32>, usize) {
     let ids = config.special_ids();
-    let image: Vec<u32> = (0..4).map(|n| if task == Task::T2i && n % 2 == 0 { ids.mask } else { ids.image_offset + (n * 5 + seed) % 16 }).collect();
+    let image: Vec<u32> =
+        (0..4).map(|n| if task == Task::T2i && n % 2 == 0 { ids.mask } else { ids.image_offset + (n * 5 + seed) % 16 }).collect();
     match task {
         Task::T2i => ([&[ids.pad, ids.pad, ids.t2i, 29, seed % 29, 3, 29, ids.soi], image.as_slice(), &[ids.eoi]].concat(), 8),
         Task::Mmu => ([&[ids.mmu, ids.soi], image.as_slice(), &[ids.eoi, 29, 5, seed % 29, 7, 29, ids.pad]].concat(), 2),
@@ -256,10 +274,28 @@ fn gradients_agree_with_finite_differences() {
         }
     }
     let parts = [
-        "moe.t2i.router.weight", "moe.t2i.fc1_weight", "moe.t2i.fc1_bias", "moe.t2i.fc2_weight", "moe.t2i.fc2_bias", "moe.mmu.router.weight",
-        "moe.mmu.fc2_weight", "sequence.scale", "sequence.norm.weight", "sequence.t2i.router.weight", "sequence.t2i.mix", "sequence.mmu.router.weight",
-        "sequence.mmu.mix", "resamplers.noise_fc1.weight", "resamplers.noise_fc2.weight", "resamplers.noise.queries", "resamplers.clip.queries",
-        "resamplers.clip.v_proj.weight", "resamplers.face_tokens.weight", "resamplers.face.k_proj.weight", "mlp.fc1.weight", "q_layernorm.weight",
+        "moe.t2i.router.weight",
+        "moe.t2i.fc1_weight",
+        "moe.t2i.fc1_bias",
+        "moe.t2i.fc2_weight",
+        "moe.t2i.fc2_bias",
+        "moe.mmu.router.weight",
+        "moe.mmu.fc2_weight",
+        "sequence.scale",
+        "sequence.norm.weight",
+        "sequence.t2i.router.weight",
+        "sequence.t2i.mix",
+        "sequence.mmu.router.weight",
+        "sequence.mmu.mix",
+        "resamplers.noise_fc1.weight",
+        "resamplers.noise_fc2.weight",
+        "resamplers.noise.queries",
+        "resamplers.clip.queries",
+        "resamplers.clip.v_proj.weight",
+        "resamplers.face_tokens.weight",
+        "resamplers.face.k_proj.weight",
+        "mlp.fc1.weight",
+        "q_layernorm.weight",
         "embed_tokens.weight",
     ];
     for part in parts {
@@ -271,7 +307,10 @@ fn gradients_agree_with_finite_differences() {
 fn the_groups_share_no_gradients() {
     let device = Device::flex().autodiff();
     let model = random_tiny(MoeLevel::Both, &device);
-    for (task, others) in [(Task::T2i, ["mmu.", "resamplers.clip", "resamplers.face"]), (Task::Mmu, ["t2i.", "resamplers.noise", "resamplers.noise_"])] {
+    for (task, others) in [
+        (Task::T2i, ["mmu.", "resamplers.clip", "resamplers.face"]),
+        (Task::Mmu, ["t2i.", "resamplers.noise", "resamplers.noise_"]),
+    ] {
         let found = gradients(&model, task);
         assert!(!found.is_empty());
         for (name, gradient) in &found {
@@ -279,7 +318,10 @@ fn the_groups_share_no_gradients() {
             assert!(!foreign || gradient.iter().all(|&g| g == 0.0), "{task:?} gives a gradient to {name}");
         }
         let own = if task == Task::T2i { "moe.t2i.router.weight" } else { "moe.mmu.router.weight" };
-        assert!(found.iter().any(|(name, g)| name.contains(own) && g.iter().any(|&g| g != 0.0)), "gradients flow through the gates");
+        assert!(
+            found.iter().any(|(name, g)| name.contains(own) && g.iter().any(|&g| g != 0.0)),
+            "gradients flow through the gates"
+        );
     }
 }
 
@@ -309,7 +351,10 @@ fn routing_is_counted_for_every_block() {
     for task in [Task::T2i, Task::Mmu] {
         let stats = run(&model, task, &[1, 2, 3], features(model.config(), 3, &Device::flex())).stats;
         let length = row(model.config(), task, 0).0.len() as u32;
-        assert_eq!(stats.token_use.iter().map(|block| (block.len(), block.iter().sum())).collect::<Vec<_>>(), [(8, 3 * length * 4); 2]);
+        assert_eq!(
+            stats.token_use.iter().map(|block| (block.len(), block.iter().sum())).collect::<Vec<_>>(),
+            [(8, 3 * length * 4); 2]
+        );
         assert_eq!(stats.sequence_use.iter().map(|block| (block.len(), block.iter().sum())).collect::<Vec<_>>(), [(4, 6); 2]);
     }
 }

@@ -1,4 +1,5 @@
 //! The face attribute network: shapes, loss with unknown attributes, accuracy, learning.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test may end by them
 #![allow(non_snake_case)]
 
 mod vision_support;
@@ -26,16 +27,11 @@ fn classes<const A: usize>(rows: &[[i64; A]], device: &Device) -> Tensor<2, Int>
 /// Logits that are sure of the given classes.
 fn sure_of(rows: &[[usize; 3]], device: &Device) -> FaceOutput {
     let logits = [4, 2, 3].iter().enumerate().map(|(head, &num)| {
-        let flat: Vec<f32> = rows
-            .iter()
-            .flat_map(|row| (0..num).map(move |class| if class == row[head] { 20.0 } else { 0.0 }))
-            .collect();
+        let flat: Vec<f32> =
+            rows.iter().flat_map(|row| (0..num).map(move |class| if class == row[head] { 20.0 } else { 0.0 })).collect();
         Tensor::<1>::from_floats(flat.as_slice(), device).reshape([rows.len(), num])
     });
-    FaceOutput {
-        embedding_BF: Tensor::zeros([rows.len(), 20], device),
-        logits: logits.collect(),
-    }
+    FaceOutput { embedding_BF: Tensor::zeros([rows.len(), 20], device), logits: logits.collect() }
 }
 
 #[test]

@@ -54,14 +54,18 @@ fn stirred(model: Unif2ace, favoured: usize) -> Unif2ace {
 /// Two rows of a task, and where the image starts.
 fn rows(config: &ModelConfig, task: Task) -> (Vec<Vec<u32>>, usize) {
     let ids = config.special_ids();
-    let image = |shift: u32| (0..N as u32).map(move |n| if task == Task::T2i && n != shift { ids.mask } else { ids.image_offset + (3 * n + shift) % 8 });
+    let image = |shift: u32| {
+        (0..N as u32)
+            .map(move |n| if task == Task::T2i && n != shift { ids.mask } else { ids.image_offset + (3 * n + shift) % 8 })
+    };
     match task {
         Task::T2i => {
             let row = |head: [u32; 6], shift| [head.to_vec(), vec![ids.soi], image(shift).collect(), vec![ids.eoi]].concat();
             (vec![row([ids.pad, ids.pad, ids.t2i, 19, 4, 19], 1), row([ids.t2i, 19, 7, 2, 11, 19], 2)], config.max_seq_length + 2)
         }
         Task::Mmu => {
-            let row = |text: [u32; 5], shift| [vec![ids.mmu, ids.soi], image(shift).collect(), vec![ids.eoi], text.to_vec()].concat();
+            let row =
+                |text: [u32; 5], shift| [vec![ids.mmu, ids.soi], image(shift).collect(), vec![ids.eoi], text.to_vec()].concat();
             (vec![row([19, 3, 5, 8, 19], 1), row([19, 12, 1, 19, ids.pad], 2)], 2)
         }
     }
@@ -108,7 +112,8 @@ fn gradients_agree_with_finite_differences_in_random_directions() {
                 continue;
             }
             for draw in 0..2 {
-                let signs: Vec<f32> = procedural(&format!("{name} {draw}"), &[gradient.len(), 3]).chunks(3).map(|v| v[0].signum()).collect();
+                let signs: Vec<f32> =
+                    procedural(&format!("{name} {draw}"), &[gradient.len(), 3]).chunks(3).map(|v| v[0].signum()).collect();
                 let expected: f64 = gradient.iter().zip(&signs).map(|(&g, &s)| f64::from(g) * f64::from(s)).sum();
                 // Smaller steps where the routing would change, for the function jumps there.
                 let slope = [1e-3, 5e-4, 2.5e-4].into_iter().find_map(|step: f32| {

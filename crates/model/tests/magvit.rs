@@ -1,4 +1,5 @@
 //! The tokenizer against the golden numbers of MAGVIT-v2, and properties of its own.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::print_stderr)] // a test may end by them
 #![allow(non_snake_case)]
 
 mod vision_support;
@@ -36,9 +37,7 @@ fn config_of(case: &Path) -> VqConfig {
     let one = |key: &str| config[key].as_u64().expect(key) as usize;
     let many = |key: &str| {
         let list = config[key].as_array().expect(key);
-        list.iter()
-            .map(|value| value.as_u64().expect(key) as usize)
-            .collect()
+        list.iter().map(|value| value.as_u64().expect(key) as usize).collect()
     };
     VqConfig {
         in_channels: 3,
@@ -69,14 +68,9 @@ fn network_of(case: &Path, device: &Device) -> Vq {
     }
     if let Some(checks) = info["procedural_check_first4"].as_object() {
         for (tensor, first) in checks {
-            let (_, shape) = names(vq.clone(), device)
-                .into_iter()
-                .find(|(name, _)| name == tensor)
-                .expect("a parameter of that name");
-            for (actual, expected) in procedural(tensor, &shape)
-                .iter()
-                .zip(first.as_array().expect("list"))
-            {
+            let (_, shape) =
+                names(vq.clone(), device).into_iter().find(|(name, _)| name == tensor).expect("a parameter of that name");
+            for (actual, expected) in procedural(tensor, &shape).iter().zip(first.as_array().expect("list")) {
                 assert!((f64::from(*actual) - expected.as_f64().expect("number")).abs() < 1e-7);
             }
         }
@@ -92,10 +86,7 @@ fn assert_indices(actual: &[i64], expected: &[i64], z_BhwC: &Tensor<4>, what: &s
         for bit in 0..bits {
             let undecided = z[position * bits + bit].abs() < 1e-4;
             let differs = (a ^ e) >> (bits - 1 - bit) & 1 == 1;
-            assert!(
-                !differs || undecided,
-                "{what}: token {position} bit {bit}: {a} for {e}"
-            );
+            assert!(!differs || undecided, "{what}: token {position} bit {bit}: {a} for {e}");
         }
     }
 }
@@ -109,30 +100,12 @@ fn networks_match_the_golden_numbers() {
         let vq = network_of(&case, &device);
         let pixels_BHWC = to_nhwc(golden.tensor::<4>("pixels", &device));
         let z_BhwC = vq.encode_z(pixels_BHWC.clone());
-        assert_close(
-            &nchw_values(z_BhwC.clone()),
-            &golden.f32("z").1,
-            Z_TOLERANCE,
-            &format!("{what}: z"),
-        );
+        assert_close(&nchw_values(z_BhwC.clone()), &golden.f32("z").1, Z_TOLERANCE, &format!("{what}: z"));
 
         let quantized = vq.quantize(z_BhwC.clone());
-        assert_close(
-            &nchw_values(quantized.codes_BhwC),
-            &golden.f32("codes").1,
-            Z_TOLERANCE,
-            &format!("{what}: codes"),
-        );
-        for (loss, key) in [
-            (quantized.commit_loss, "quantizer_loss"),
-            (quantized.entropy_loss, "entropy_loss"),
-        ] {
-            assert_close(
-                &values(loss),
-                &[golden.scalar(key)],
-                LOSS_TOLERANCE,
-                &format!("{what}: {key}"),
-            );
+        assert_close(&nchw_values(quantized.codes_BhwC), &golden.f32("codes").1, Z_TOLERANCE, &format!("{what}: codes"));
+        for (loss, key) in [(quantized.commit_loss, "quantizer_loss"), (quantized.entropy_loss, "entropy_loss")] {
+            assert_close(&values(loss), &[golden.scalar(key)], LOSS_TOLERANCE, &format!("{what}: {key}"));
         }
         let expected = golden.i64("indices").1;
         let indices = vq.encode(pixels_BHWC).expect("indices");
@@ -159,11 +132,7 @@ fn inner_layers_match_the_golden_traces() {
     let mut num_compared = 0;
     for case in cases("magvit") {
         let golden = Tensors::load(case.join("case.safetensors"));
-        let traces: Vec<String> = golden
-            .names()
-            .into_iter()
-            .filter(|name| name.starts_with("trace."))
-            .collect();
+        let traces: Vec<String> = golden.names().into_iter().filter(|name| name.starts_with("trace.")).collect();
         if traces.is_empty() {
             continue;
         }
@@ -172,19 +141,12 @@ fn inner_layers_match_the_golden_traces() {
         let mut check = |layer: String, x: &Tensor<4>, tolerance: f32| {
             let key = format!("trace.{layer}");
             if golden.has(&key) {
-                assert_close(
-                    &nchw_values(x.clone()),
-                    &golden.f32(&key).1,
-                    tolerance,
-                    &key,
-                );
+                assert_close(&nchw_values(x.clone()), &golden.f32(&key).1, tolerance, &key);
                 seen.push(key);
             }
         };
         let encoder = &vq.encoder;
-        let mut x = encoder
-            .conv_in
-            .forward(to_nhwc(golden.tensor::<4>("pixels", &device)));
+        let mut x = encoder.conv_in.forward(to_nhwc(golden.tensor::<4>("pixels", &device)));
         check("encoder.conv_in".into(), &x, Z_TOLERANCE);
         for (l, level) in encoder.down.iter().enumerate() {
             for (b, block) in level.block.iter().enumerate() {
@@ -202,11 +164,7 @@ fn inner_layers_match_the_golden_traces() {
         check("encoder.mid.attn_1".into(), &x, Z_TOLERANCE);
         x = encoder.mid.block_2.as_ref().expect("classic middle").forward(x);
         check("encoder.mid.block_2".into(), &x, Z_TOLERANCE);
-        check(
-            "encoder.norm_out".into(),
-            &encoder.norm_out.forward(x.clone()),
-            Z_TOLERANCE,
-        );
+        check("encoder.norm_out".into(), &encoder.norm_out.forward(x.clone()), Z_TOLERANCE);
         x = encoder.conv_out.forward(encoder.norm_out.forward_silu(x));
         check("encoder.conv_out".into(), &x, Z_TOLERANCE);
         x = encoder.quant_conv.forward(x);
@@ -236,11 +194,7 @@ fn inner_layers_match_the_golden_traces() {
                 check(format!("decoder.up.{l}.upsample"), &x, PIXEL_TOLERANCE);
             }
         }
-        check(
-            "decoder.norm_out".into(),
-            &decoder.norm_out.forward(x),
-            PIXEL_TOLERANCE,
-        );
+        check("decoder.norm_out".into(), &decoder.norm_out.forward(x), PIXEL_TOLERANCE);
         seen.sort();
         assert_eq!(seen, traces, "{}: every trace is compared", name(&case));
         num_compared += seen.len();
@@ -252,36 +206,19 @@ fn inner_layers_match_the_golden_traces() {
 fn the_quantiser_matches_values_losses_and_gradients() {
     let device = device();
     let golden = Tensors::load(root().join("magvit/quantizer.safetensors"));
-    let prefixes: Vec<String> = golden
-        .names()
-        .iter()
-        .filter_map(|name| name.strip_suffix(".z").map(str::to_string))
-        .collect();
+    let prefixes: Vec<String> = golden.names().iter().filter_map(|name| name.strip_suffix(".z").map(str::to_string)).collect();
     assert!(!prefixes.is_empty());
     for case in prefixes {
         let key = |part: &str| format!("{case}.{part}");
         let z = || to_nhwc(golden.tensor::<4>(&key("z"), &device));
         let leaf = z().autodiff().require_grad();
         let quantized = quantize(leaf.clone());
-        assert_close(
-            &nchw_values(quantized.codes_BhwC.clone().inner()),
-            &golden.f32(&key("codes")).1,
-            1e-6,
-            &key("codes"),
-        );
+        assert_close(&nchw_values(quantized.codes_BhwC.clone().inner()), &golden.f32(&key("codes")).1, 1e-6, &key("codes"));
         let indices: Vec<i64> = quantized.indices_BN.try_into_vec_as().expect("indices");
         assert_eq!(indices, golden.i64(&key("indices")).1, "{}", key("indices"));
-        for (loss, part) in [
-            (&quantized.commit_loss, "quantizer_loss"),
-            (&quantized.entropy_loss, "entropy_loss"),
-        ] {
+        for (loss, part) in [(&quantized.commit_loss, "quantizer_loss"), (&quantized.entropy_loss, "entropy_loss")] {
             let expected = golden.scalar(&key(part));
-            assert_close(
-                &values(loss.clone().inner()),
-                &[expected],
-                LOSS_TOLERANCE,
-                &key(part),
-            );
+            assert_close(&values(loss.clone().inner()), &[expected], LOSS_TOLERANCE, &key(part));
         }
         let gradients = (quantized.commit_loss + quantized.entropy_loss).backward();
         assert_close(
@@ -293,9 +230,7 @@ fn the_quantiser_matches_values_losses_and_gradients() {
 
         let leaf = z().autodiff().require_grad();
         let cotangent = to_nhwc(golden.tensor::<4>(&key("cotangent"), &device));
-        let gradients = (quantize(leaf.clone()).codes_BhwC * cotangent.autodiff())
-            .sum()
-            .backward();
+        let gradients = (quantize(leaf.clone()).codes_BhwC * cotangent.autodiff()).sum().backward();
         assert_close(
             &nchw_values(leaf.grad(&gradients).expect("gradient")),
             &golden.f32(&key("straight_through_grad")).1,
@@ -304,12 +239,7 @@ fn the_quantiser_matches_values_losses_and_gradients() {
         );
 
         let (shape, expected) = golden.f32(&key("lookup_codes"));
-        let ids: Vec<u32> = golden
-            .i64(&key("lookup_ids"))
-            .1
-            .iter()
-            .map(|id| *id as u32)
-            .collect();
+        let ids: Vec<u32> = golden.i64(&key("lookup_ids")).1.iter().map(|id| *id as u32).collect();
         let codes = lookup(&ids, [shape[2], shape[3]], shape[1], &device).expect("codes");
         assert_eq!(nchw_values(codes), expected, "{}", key("lookup_codes"));
     }
@@ -326,10 +256,7 @@ fn parameter_names_are_the_manifest() {
             let shape = tensor["shape"].as_array().expect("shape");
             (
                 tensor["name"].as_str().expect("name").to_string(),
-                shape
-                    .iter()
-                    .map(|d| d.as_u64().expect("size") as usize)
-                    .collect(),
+                shape.iter().map(|d| d.as_u64().expect("size") as usize).collect(),
             )
         })
         .filter(|(name, _): &(String, Vec<usize>)| !name.starts_with("quantize."))
@@ -346,10 +273,7 @@ fn every_code_survives_the_round_trip() {
     let device = device();
     let all: Vec<u32> = (0..8192).collect();
     let codes = lookup(&all, [64, 128], 13, &device).expect("codes");
-    let back: Vec<u32> = quantize(codes * 0.3)
-        .indices_BN
-        .try_into_vec_as()
-        .expect("indices");
+    let back: Vec<u32> = quantize(codes * 0.3).indices_BN.try_into_vec_as().expect("indices");
     assert_eq!(back, all);
 }
 
@@ -366,10 +290,7 @@ fn rectangles_odd_floors_and_the_patch_entry_have_the_right_shapes() {
         ..classic()
     };
     for (patch_size, (height, width)) in [(4, (24, 40)), (1, (5, 9)), (2, (8, 6))] {
-        let config = VqConfig {
-            patch_size,
-            ..small.clone()
-        };
+        let config = VqConfig { patch_size, ..small.clone() };
         let vq = Vq::new(&config, &device).expect("config");
         let [h, w] = config.grid(height, width).expect("grid");
         let pixels = noise("pixels", [2, height, width, 3], &device);
@@ -392,10 +313,7 @@ fn the_mini_tokenizer_has_64_tokens_of_13_bits() {
     assert_eq!(config.codebook_size(), 8192);
     assert_eq!(VqConfig::magvitv2().grid(256, 512), Ok([16, 32]));
     let text = serde_json::to_string(&config).expect("json");
-    assert_eq!(
-        serde_json::from_str::<VqConfig>(&text).expect("config"),
-        config
-    );
+    assert_eq!(serde_json::from_str::<VqConfig>(&text).expect("config"), config);
 }
 
 #[test]
@@ -413,27 +331,13 @@ fn folding_into_channels_keeps_every_pixel() {
 #[test]
 fn gradients_reach_the_encoder_through_the_codes() {
     let device = device().autodiff();
-    let config = VqConfig {
-        ch: 8,
-        enc_mult: vec![1],
-        enc_blocks: vec![1],
-        dec_mult: vec![1],
-        dec_blocks: vec![1],
-        ..classic()
-    };
+    let config = VqConfig { ch: 8, enc_mult: vec![1], enc_blocks: vec![1], dec_mult: vec![1], dec_blocks: vec![1], ..classic() };
     let vq = Vq::new(&config, &device).expect("config");
     let pixels = noise("pixels", [1, 8, 8, 3], &device);
     let quantized = vq.quantize(vq.encode_z(pixels.clone()));
-    let loss = (vq.decode_codes(quantized.codes_BhwC) - pixels)
-        .square()
-        .mean();
+    let loss = (vq.decode_codes(quantized.codes_BhwC) - pixels).square().mean();
     let gradients = loss.backward();
-    let gradient = vq
-        .encoder
-        .conv_in
-        .weight
-        .grad(&gradients)
-        .expect("gradient");
+    let gradient = vq.encoder.conv_in.weight.grad(&gradients).expect("gradient");
     let size: f32 = values(gradient).iter().map(|value| value.abs()).sum();
     assert!(size.is_finite() && size > 0.0, "{size}");
 }
@@ -451,10 +355,7 @@ fn code_use_sees_undecided_unbalanced_and_repeated_bits() {
     let [token, batch, correlation] = of(&[[9., 9.], [9., -9.], [-9., 9.], [-9., -9.]]);
     assert!(token < 1e-3 && (batch - ln2).abs() < 1e-4 && correlation < 1e-4);
     let [_, batch, correlation] = of(&[[9., 9.], [9., 9.], [-9., -9.], [-9., -9.]]);
-    assert!(
-        (batch - ln2).abs() < 1e-4 && correlation > 0.9,
-        "equal bits"
-    );
+    assert!((batch - ln2).abs() < 1e-4 && correlation > 0.9, "equal bits");
     let [token, batch, _] = of(&[[0., 9.], [0., 9.]]);
     assert!((token - ln2 / 2.0).abs() < 1e-3 && (batch - ln2 / 2.0).abs() < 1e-3);
 }
@@ -462,69 +363,25 @@ fn code_use_sees_undecided_unbalanced_and_repeated_bits() {
 #[test]
 fn bad_input_is_an_error_with_a_hint() {
     let device = device();
-    let vq = Vq::new(
-        &VqConfig {
-            ch: 4,
-            ..classic()
-        },
-        &device,
-    )
-    .expect("config");
-    let encode = |shape| {
-        vq.encode(Tensor::zeros(shape, &device))
-            .expect_err("refused")
-    };
-    assert!(matches!(
-        encode([1, 130, 128, 3]),
-        VqError::ImageSize { .. }
-    ));
+    let vq = Vq::new(&VqConfig { ch: 4, ..classic() }, &device).expect("config");
+    let encode = |shape| vq.encode(Tensor::zeros(shape, &device)).expect_err("refused");
+    assert!(matches!(encode([1, 130, 128, 3]), VqError::ImageSize { .. }));
     assert!(matches!(encode([1, 12, 128, 3]), VqError::ImageSize { .. }));
     assert!(matches!(encode([1, 64, 64, 4]), VqError::Channels { .. }));
     let decode = |indices: &[u32], h, w| vq.decode_indices(indices, h, w).expect_err("refused");
-    assert!(matches!(
-        decode(&[0, 8192], 1, 2),
-        VqError::IndexOutOfRange {
-            index: 8192,
-            position: 1,
-            ..
-        }
-    ));
+    assert!(matches!(decode(&[0, 8192], 1, 2), VqError::IndexOutOfRange { index: 8192, position: 1, .. }));
     assert!(matches!(decode(&[0; 3], 1, 2), VqError::NumIndices { .. }));
     assert!(matches!(decode(&[], 1, 2), VqError::NumIndices { .. }));
     assert!(matches!(decode(&[0], 0, 2), VqError::NumIndices { .. }));
     for bad in [
-        VqConfig {
-            z_channels: 0,
-            ..classic()
-        },
-        VqConfig {
-            z_channels: 60,
-            ..classic()
-        },
-        VqConfig {
-            patch_size: 0,
-            ..classic()
-        },
-        VqConfig {
-            ch: 33,
-            ..classic()
-        },
-        VqConfig {
-            ch: usize::MAX,
-            ..classic()
-        },
-        VqConfig {
-            dec_mult: vec![1],
-            ..classic()
-        },
-        VqConfig {
-            enc_blocks: vec![1, 0, 1],
-            ..classic()
-        },
-        VqConfig {
-            dec_blocks: vec![0, 1, 1],
-            ..classic()
-        },
+        VqConfig { z_channels: 0, ..classic() },
+        VqConfig { z_channels: 60, ..classic() },
+        VqConfig { patch_size: 0, ..classic() },
+        VqConfig { ch: 33, ..classic() },
+        VqConfig { ch: usize::MAX, ..classic() },
+        VqConfig { dec_mult: vec![1], ..classic() },
+        VqConfig { enc_blocks: vec![1, 0, 1], ..classic() },
+        VqConfig { dec_blocks: vec![0, 1, 1], ..classic() },
     ] {
         let error = Vq::new(&bad, &device).expect_err("refused");
         assert!(error.to_string().contains("hint:"), "{error}");
@@ -534,11 +391,7 @@ fn bad_input_is_an_error_with_a_hint() {
 #[test]
 fn transformer_middle_encodes_decodes_and_refuses_other_sizes() {
     let device = device();
-    let config = VqConfig {
-        ch: 64,
-        resolution: 32,
-        ..VqConfig::mini()
-    };
+    let config = VqConfig { ch: 64, resolution: 32, ..VqConfig::mini() };
     let vq = Vq::new(&config, &device).expect("config");
     let indices = vq.encode(noise("pixels", [2, 32, 32, 3], &device)).expect("indices");
     assert_eq!(indices.len(), 2 * config.num_positions());
@@ -548,10 +401,7 @@ fn transformer_middle_encodes_decodes_and_refuses_other_sizes() {
     assert!(matches!(error, VqError::OnlyResolution { .. }));
     let error = vq.decode_indices(&indices, 2, 4).expect_err("refused");
     assert!(matches!(error, VqError::OnlyResolution { .. }));
-    for bad in [
-        VqConfig { ch: 224, ..config.clone() },
-        VqConfig { dec_transformer_blocks: 1000, ..config },
-    ] {
+    for bad in [VqConfig { ch: 224, ..config.clone() }, VqConfig { dec_transformer_blocks: 1000, ..config }] {
         assert!(matches!(Vq::new(&bad, &device), Err(VqError::Config { .. })));
     }
 }

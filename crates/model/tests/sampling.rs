@@ -63,7 +63,14 @@ enum Way {
 }
 
 /// Image logits of `images` behind their prompts, `[rows, N, K]`, flat for each row.
-fn image_logits(model: &Unif2ace, way: Way, full: &[Vec<u32>], images: &[Vec<u32>], mask_BLS: &Tensor<3>, prompts: &PromptCache) -> Vec<Vec<f32>> {
+fn image_logits(
+    model: &Unif2ace,
+    way: Way,
+    full: &[Vec<u32>],
+    images: &[Vec<u32>],
+    mask_BLS: &Tensor<3>,
+    prompts: &PromptCache,
+) -> Vec<Vec<f32>> {
     let device = device(false);
     let config = model.config();
     let num = config.num_vq_tokens;
@@ -130,7 +137,8 @@ fn sampling_with_the_network_is_show_o_s() {
                 confidence_temperature: case["start_temperature"].as_f64().unwrap(),
                 ..SamplerConfig::default()
             };
-            let of = |values: &[f32], step: usize, image: usize, size: usize| values[(step * batch + image) * size..][..size].to_vec();
+            let of =
+                |values: &[f32], step: usize, image: usize, size: usize| values[(step * batch + image) * size..][..size].to_vec();
             let mut states: Vec<SamplerState<Stored>> = (0..batch)
                 .map(|image| {
                     let start = full[image][length - 1 - num..length - 1].iter();
@@ -242,7 +250,8 @@ fn the_clip_variant_is_show_o_s() {
         let length = ids_BL.dims()[1];
         let embedded = model.embed(ids_BL);
         let start = 2 + system;
-        let input = Tensor::cat(vec![embedded.clone().narrow(1, 0, start), projected, embedded.narrow(1, start, length - start)], 1);
+        let input =
+            Tensor::cat(vec![embedded.clone().narrow(1, 0, start), projected, embedded.narrow(1, start, length - start)], 1);
         close(&values(input.clone()), &tensors.f32("input_embeddings").1, TOLERANCE, &format!("{what} input"));
         let length = length + num;
         let mask = for_mmu_vit(length, system, num).unwrap();

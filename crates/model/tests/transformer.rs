@@ -225,7 +225,8 @@ fn four_steps_of_adamw_end_where_the_reference_s_do() {
             return;
         }
         let file = json(case.folder.join("adamw.json"));
-        let list = |key: &str| -> Vec<String> { file[key].as_array().unwrap().iter().map(|v| v.as_str().unwrap().to_owned()).collect() };
+        let list =
+            |key: &str| -> Vec<String> { file[key].as_array().unwrap().iter().map(|v| v.as_str().unwrap().to_owned()).collect() };
         let (decay, no_decay) = (list("decay"), list("no_decay"));
         let number = |value: &Value| value.as_f64().unwrap();
         let [beta1, beta2] = [0, 1].map(|index| number(&file["betas"][index]));
@@ -294,7 +295,8 @@ fn batches_follow_from_texts() {
         let config: ModelConfig = config_of(&file, MoeLevel::None);
         let ids = config.special_ids();
         let prompter = Prompter::new(&config, &encode).unwrap().with_special_text(SpecialText::Parse);
-        let texts = |key: &str| -> Vec<String> { file[key].as_array().unwrap().iter().map(|t| t.as_str().unwrap().to_owned()).collect() };
+        let texts =
+            |key: &str| -> Vec<String> { file[key].as_array().unwrap().iter().map(|t| t.as_str().unwrap().to_owned()).collect() };
         let (shape, stored_ids) = batch.i64("input_ids");
         let length = shape[1];
         let images = |key: &str| -> Vec<Vec<u32>> {
@@ -306,11 +308,16 @@ fn batches_follow_from_texts() {
         let (clean, masked) = (images("t2i_image_tokens"), images("t2i_masked_tokens"));
         let mut rows: Vec<Row> = Vec::new();
         for (index, text) in texts("captions").iter().enumerate() {
-            let labels = clean[index].iter().zip(&masked[index]).map(|(&token, &seen)| if seen == ids.mask { i64::from(token) } else { -100 });
+            let labels = clean[index]
+                .iter()
+                .zip(&masked[index])
+                .map(|(&token, &seen)| if seen == ids.mask { i64::from(token) } else { -100 });
             rows.push(prompter.t2i(text, dropped[index], &masked[index], &labels.collect::<Vec<_>>()).unwrap());
         }
         rows.extend(texts("lm_texts").iter().map(|text| prompter.lm(text, length).unwrap()));
-        rows.extend(texts("mmu_texts").iter().zip(images("mmu_image_tokens")).map(|(text, image)| prompter.mmu(text, &image).unwrap()));
+        rows.extend(
+            texts("mmu_texts").iter().zip(images("mmu_image_tokens")).map(|(text, image)| prompter.mmu(text, &image).unwrap()),
+        );
         let flat: Vec<i64> = rows.iter().flat_map(|row| row.ids.iter().map(|&id| i64::from(id))).collect();
         assert_eq!(flat, stored_ids, "{}", name(&folder));
         let labels: Vec<i64> = rows.iter().flat_map(|row| row.labels.clone()).collect();
@@ -320,7 +327,8 @@ fn batches_follow_from_texts() {
         let number = |key: &str| file[key].as_u64().unwrap() as usize;
         let end = number("batch_size_t2i") + number("batch_size_lm");
         let ids_of = |rows: &[Row]| -> Vec<u32> { rows.iter().flat_map(|row| row.ids.clone()).collect() };
-        let mut visible = predict_next(&ids_of(&rows[..number("batch_size_t2i")]), length, marks, true).unwrap().visible().to_vec();
+        let mut visible =
+            predict_next(&ids_of(&rows[..number("batch_size_t2i")]), length, marks, true).unwrap().visible().to_vec();
         visible.extend(predict_next(&ids_of(&rows[number("batch_size_t2i")..end]), length, marks, false).unwrap().visible());
         visible.extend(for_mmu(&ids_of(&rows[end..]), length, ids.eoi).unwrap().visible());
         let visible: Vec<u8> = visible.into_iter().map(u8::from).collect();

@@ -1,4 +1,5 @@
 //! Milliseconds of forward plus backward of each operation on training shapes: kernels against stock burn.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #![allow(clippy::print_stdout, non_snake_case)]
 
 use std::time::Instant;
@@ -42,14 +43,18 @@ fn clock() -> f64 {
     let start = *START;
     let threads = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
     let nanoseconds: f64 = threads
-        .filter_map(|thread| std::fs::read_to_string(thread.path().join("schedstat")).ok()?.split(' ').next()?.parse::<f64>().ok())
+        .filter_map(|thread| {
+            std::fs::read_to_string(thread.path().join("schedstat")).ok()?.split(' ').next()?.parse::<f64>().ok()
+        })
         .sum();
     if nanoseconds > 0.0 { nanoseconds * 1e-9 } else { start.elapsed().as_secs_f64() }
 }
 
 fn main() {
     unif2ace_ops::keep_freed_memory();
-    for (rows, num_in, num_out, act) in [(2048, 256, 1024, Activation::GeluNew), (1024, 256, 768, Activation::GeluNew), (1024, 256, 256, Activation::None)] {
+    for (rows, num_in, num_out, act) in
+        [(2048, 256, 1024, Activation::GeluNew), (1024, 256, 768, Activation::GeluNew), (1024, 256, 256, Activation::None)]
+    {
         let (x, w, b) = (random([rows, num_in]), random([num_out, num_in]), random([num_out]));
         report(
             &format!("linear {rows}x{num_in}x{num_out} {act:?}"),
@@ -82,7 +87,16 @@ fn main() {
         let padding = if stride == 2 { [0, 1, 0, 1] } else { [1; 4] };
         let options = Conv2dOptions { stride, padding, upsample };
         report(
-            &format!("conv 4x{size}x{size}x{channels}{}", if upsample { " up" } else if stride == 2 { " down" } else { "" }),
+            &format!(
+                "conv 4x{size}x{size}x{channels}{}",
+                if upsample {
+                    " up"
+                } else if stride == 2 {
+                    " down"
+                } else {
+                    ""
+                }
+            ),
             || unif2ace_ops::conv2d_nhwc(x.clone(), w.clone(), Some(b.clone()), options),
             || portable::conv2d_nhwc(x.clone(), w.clone(), Some(b.clone()), options),
         );

@@ -21,13 +21,27 @@ use unif2ace_kernels::{loss, norm};
 #[backend_extension(Flex, Autodiff)]
 pub trait CpuOps: Backend {
     /// `act(x W^T + b)` with x `[R, in]`.
-    fn f2_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>, act: Activation, precision: Precision) -> FloatTensor<Self>;
+    fn f2_linear(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        act: Activation,
+        precision: Precision,
+    ) -> FloatTensor<Self>;
     /// Layer norm of rows `[R, D]`.
     fn f2_layer_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>, eps: f32) -> FloatTensor<Self>;
     /// Rotation of `[B, L, H * Dh]` by tables `[B or 1, L, R]`.
     fn f2_rotate(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>, heads: usize) -> FloatTensor<Self>;
     /// Attention; `mask` is `[B or 1, L, S]`, ignored unless `masked`.
-    fn f2_attention(q: FloatTensor<Self>, k: FloatTensor<Self>, v: FloatTensor<Self>, mask: FloatTensor<Self>, masked: bool, heads: usize, precision: Precision) -> FloatTensor<Self>;
+    fn f2_attention(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        mask: FloatTensor<Self>,
+        masked: bool,
+        heads: usize,
+        precision: Precision,
+    ) -> FloatTensor<Self>;
     /// Cross-entropy of rows.
     fn f2_cross_entropy(logits: FloatTensor<Self>, targets: IntTensor<Self>) -> FloatTensor<Self>;
 }
@@ -78,7 +92,15 @@ fn attention_shape(q: &FlexTensor, k: &FlexTensor, heads: usize) -> attention::S
     attention::Shape { batch, queries, keys: dims::<3>(k)[1], heads, head_dim: width / heads }
 }
 
-fn attention_forward(q: &FlexTensor, k: &FlexTensor, v: &FlexTensor, mask: &FlexTensor, masked: bool, heads: usize, precision: Precision) -> (FlexTensor, Vec<Vec<f32>>) {
+fn attention_forward(
+    q: &FlexTensor,
+    k: &FlexTensor,
+    v: &FlexTensor,
+    mask: &FlexTensor,
+    masked: bool,
+    heads: usize,
+    precision: Precision,
+) -> (FlexTensor, Vec<Vec<f32>>) {
     let shape = attention_shape(q, k, heads);
     let mask_values = values(mask);
     let mask = masked.then(|| Mask { values: &mask_values, rows: dims::<3>(mask)[0] });
@@ -112,7 +134,15 @@ impl CpuOps for Flex {
         rotate(&x, &cos, &sin, heads, false)
     }
 
-    fn f2_attention(q: FlexTensor, k: FlexTensor, v: FlexTensor, mask: FlexTensor, masked: bool, heads: usize, precision: Precision) -> FlexTensor {
+    fn f2_attention(
+        q: FlexTensor,
+        k: FlexTensor,
+        v: FlexTensor,
+        mask: FlexTensor,
+        masked: bool,
+        heads: usize,
+        precision: Precision,
+    ) -> FlexTensor {
         attention_forward(&q, &k, &v, &mask, masked, heads, precision).0
     }
 
@@ -248,7 +278,13 @@ impl Backward<Flex, 1> for CrossEntropyBackward {
 }
 
 impl<C: CheckpointStrategy> CpuOps for Autodiff<Flex, C> {
-    fn f2_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>, act: Activation, precision: Precision) -> FloatTensor<Self> {
+    fn f2_linear(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        act: Activation,
+        precision: Precision,
+    ) -> FloatTensor<Self> {
         match LinearBackward.prepare::<C>([x.node(), weight.node(), bias.node()]).compute_bound().stateful() {
             OpsKind::Tracked(prep) => {
                 let (x, weight, bias) = (x.primitive().clone(), weight.primitive().clone(), bias.into_primitive());
@@ -289,7 +325,15 @@ impl<C: CheckpointStrategy> CpuOps for Autodiff<Flex, C> {
         }
     }
 
-    fn f2_attention(q: FloatTensor<Self>, k: FloatTensor<Self>, v: FloatTensor<Self>, mask: FloatTensor<Self>, masked: bool, heads: usize, precision: Precision) -> FloatTensor<Self> {
+    fn f2_attention(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        mask: FloatTensor<Self>,
+        masked: bool,
+        heads: usize,
+        precision: Precision,
+    ) -> FloatTensor<Self> {
         let mask = mask.into_primitive();
         match AttentionBackward.prepare::<C>([q.node(), k.node(), v.node()]).compute_bound().stateful() {
             OpsKind::Tracked(prep) => {

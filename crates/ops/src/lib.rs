@@ -16,6 +16,7 @@ use experts::ExpertOps;
 use pictures::PictureOps;
 
 pub use packed::{PackedLinear, pack_linear, packed_linear};
+pub use unif2ace_kernels::cpu::{Level as CpuLevel, level as cpu_level};
 pub use unif2ace_kernels::memory::keep_freed_memory;
 pub use unif2ace_kernels::optim::{AdamW as AdamWParams, adamw as adamw_step, moving_average, sum_of_squares};
 

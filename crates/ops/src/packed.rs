@@ -21,11 +21,16 @@ use crate::{Activation, Precision, on_cpu};
 #[derive(Debug, Clone)]
 pub struct PackedLinear(Form);
 
+// Some dozens exist in a process; a box would only add a step to each use.
+#[allow(clippy::large_enum_variant)]
 #[derive(Debug, Clone)]
 enum Form {
     Packed(Arc<Layer>),
     /// As given, where the device isn't the CPU backend.
-    Plain { weight: Tensor<2>, bias: Option<Tensor<1>> },
+    Plain {
+        weight: Tensor<2>,
+        bias: Option<Tensor<1>>,
+    },
 }
 
 /// A packed layer as the backend sees it.

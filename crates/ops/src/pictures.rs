@@ -48,7 +48,14 @@ fn group_norm_shape(x: &FlexTensor, groups: usize) -> group_norm::Shape {
     group_norm::Shape { batch, pixels: height * width, channels, groups }
 }
 
-fn normalise(x: &FlexTensor, weight: &FlexTensor, bias: &FlexTensor, groups: usize, eps: f32, silu: bool) -> (FlexTensor, Moments) {
+fn normalise(
+    x: &FlexTensor,
+    weight: &FlexTensor,
+    bias: &FlexTensor,
+    groups: usize,
+    eps: f32,
+    silu: bool,
+) -> (FlexTensor, Moments) {
     let shape = group_norm_shape(x, groups);
     let values_of_x = values(x);
     let moments = group_norm::moments(&values_of_x, shape, eps);
@@ -57,7 +64,13 @@ fn normalise(x: &FlexTensor, weight: &FlexTensor, bias: &FlexTensor, groups: usi
 }
 
 impl PictureOps for Flex {
-    fn f2_conv2d(x: FlexTensor, weight: FlexTensor, bias: FlexTensor, options: Conv2dOptions, precision: Precision) -> FlexTensor {
+    fn f2_conv2d(
+        x: FlexTensor,
+        weight: FlexTensor,
+        bias: FlexTensor,
+        options: Conv2dOptions,
+        precision: Precision,
+    ) -> FlexTensor {
         let shape = conv_shape(&x, &weight, options);
         let [height, width] = shape.output();
         let y = conv::forward(&values(&x), &values(&weight), &values(&bias), shape, precision);

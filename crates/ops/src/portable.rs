@@ -65,11 +65,7 @@ pub fn norm_rotate(
         let turned = x_BLHd.clone().narrow(3, 0, dims);
         let rotated = Tensor::cat(vec![-turned.clone().narrow(3, half, half), turned.clone().narrow(3, 0, half)], 3);
         let turned = turned * cos + rotated * sin;
-        x_BLHd = if dims == head_dim {
-            turned
-        } else {
-            Tensor::cat(vec![turned, x_BLHd.narrow(3, dims, head_dim - dims)], 3)
-        };
+        x_BLHd = if dims == head_dim { turned } else { Tensor::cat(vec![turned, x_BLHd.narrow(3, dims, head_dim - dims)], 3) };
     }
     x_BLHd.reshape([batch, length, width])
 }

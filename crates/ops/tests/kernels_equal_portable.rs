@@ -1,4 +1,5 @@
 //! Forward and backward of every operation with a kernel, against its portable twin in stock burn, at every instruction level.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test may end by them
 #![allow(non_snake_case)]
 
 use std::sync::Mutex;
@@ -67,9 +68,8 @@ fn linear_with_every_activation() {
         for act in [Activation::None, Activation::GeluNew, Activation::GeluErf, Activation::QuickGelu, Activation::Silu] {
             for (rows, num_in, num_out) in [(1, 5, 3), (7, 33, 18), (70, 64, 97)] {
                 let inputs = [random([rows, num_in]), random([num_out, num_in]), random([1, num_out])];
-                let call = |f: &dyn Fn(Tensor<2>, Tensor<2>, Option<Tensor<1>>, Activation) -> Tensor<2>, [x, w, b]: [Tensor<2>; 3]| {
-                    f(x, w, Some(b.reshape([num_out])), act)
-                };
+                let call = |f: &dyn Fn(Tensor<2>, Tensor<2>, Option<Tensor<1>>, Activation) -> Tensor<2>,
+                            [x, w, b]: [Tensor<2>; 3]| { f(x, w, Some(b.reshape([num_out])), act) };
                 compare(
                     inputs,
                     |i| call(&unif2ace_ops::linear, i),
@@ -189,7 +189,9 @@ fn experts_on_their_rows_only() {
 #[test]
 fn convolution_forms() {
     at_every_level(|| {
-        for (stride, padding, upsample) in [(1, [1; 4], false), (2, [0, 1, 0, 1], false), (1, [1; 4], true), (1, [0, 2, 1, 0], false)] {
+        for (stride, padding, upsample) in
+            [(1, [1; 4], false), (2, [0, 1, 0, 1], false), (1, [1; 4], true), (1, [0, 2, 1, 0], false)]
+        {
             let options = Conv2dOptions { stride, padding, upsample };
             compare(
                 [random([2, 6, 5, 3]), random([4, 3, 3, 3])],

@@ -1,4 +1,5 @@
 //! Packed layers against plain ones in stock burn, values and gradients, at every instruction level.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test may end by them
 
 use burn::tensor::{Device, Distribution, Tensor};
 use unif2ace_kernels::cpu::{Level, force_level};
@@ -22,11 +23,9 @@ fn values_and_the_gradient_of_x() {
     let random = |shape: [usize; 2]| Tensor::<2>::random(shape, Distribution::Normal(0.0, 1.0), &device);
     for level in [Level::Portable, Level::Avx2, Level::Avx512] {
         force_level(Some(level));
-        for (rows, num_in, num_out, act, biased) in [
-            (1, 33, 70, Activation::GeluNew, true),
-            (6, 5, 3, Activation::Silu, false),
-            (40, 600, 97, Activation::None, true),
-        ] {
+        for (rows, num_in, num_out, act, biased) in
+            [(1, 33, 70, Activation::GeluNew, true), (6, 5, 3, Activation::Silu, false), (40, 600, 97, Activation::None, true)]
+        {
             let (x, weight) = (random([rows, num_in]).require_grad(), random([num_out, num_in]));
             let bias = biased.then(|| random([1, num_out]).reshape([num_out]));
             let weighting = random([rows, num_out]);

@@ -1,1 +1,28 @@
-//! Part of unif2ace.
+//! What people call: a model folder becomes a [`Pipeline`] that generates, edits, answers, captions and scores.
+//!
+//! ```no_run
+//! use unif2ace_pipeline::{GenerateOptions, Pipeline, PipelineOptions};
+//! # fn main() -> Result<(), unif2ace_pipeline::PipelineError> {
+//! let pipeline = Pipeline::from_pretrained("models/mini", &PipelineOptions::default())?;
+//! let options = GenerateOptions { prompt: "a smiling old man with a grey beard".into(), ..GenerateOptions::default() };
+//! let images = pipeline.generate(&options, &mut |_| true)?;
+//! # Ok(())
+//! # }
+//! ```
+#![allow(non_snake_case)] // tensor names carry their shape: B batch, L new positions, S all positions, N image tokens, D width, K codes
+
+mod answer;
+mod denoise;
+mod error;
+mod generate;
+mod inspect;
+mod pretrained;
+mod score;
+
+pub use answer::{AnswerOptions, PictureContext};
+pub use denoise::{Denoiser, GridRequest};
+pub use error::{PipelineError, Result};
+pub use generate::{EditOptions, GenerateOptions, Progress};
+pub use inspect::{ExpertUse, Summary, draw_expert_use, tensors};
+pub use pretrained::{DeviceName, Pipeline, PipelineOptions};
+pub use score::{Score, ScoreOptions};

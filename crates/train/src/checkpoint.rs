@@ -122,8 +122,8 @@ pub fn write_tensors(path: &Path, tensors: &HostTensors) -> Result<()> {
     let mut views = BTreeMap::new();
     for (name, tensor) in tensors {
         let bytes: &[u8] = bytemuck::cast_slice(&tensor.values);
-        let view = TensorView::new(Dtype::F32, tensor.shape.clone(), bytes)
-            .map_err(|error| bad(path, format!("{name}: {error}")))?;
+        let view =
+            TensorView::new(Dtype::F32, tensor.shape.clone(), bytes).map_err(|error| bad(path, format!("{name}: {error}")))?;
         views.insert(name.as_str(), view);
     }
     let bytes = safetensors::serialize(&views, None).map_err(|error| bad(path, error.to_string()))?;
@@ -142,11 +142,7 @@ pub fn read_tensors(path: &Path) -> Result<HostTensors> {
         if view.dtype() != Dtype::F32 {
             return Err(bad(path, format!("{name}: expected F32, found {:?}", view.dtype())));
         }
-        let values = view
-            .data()
-            .chunks_exact(4)
-            .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
-            .collect();
+        let values = view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
         tensors.insert(name, HostTensor { shape: view.shape().to_vec(), values });
     }
     Ok(tensors)
@@ -167,12 +163,8 @@ mod tests {
         assert!(load_latest(folder.path()).unwrap().is_none());
         for step in [10, 20, 30] {
             let state = RunState { step, num_updates: step, seed: 1, seconds: 0.5 };
-            let optimizer = OptimizerState {
-                first: tensors(2.0),
-                second: tensors(3.0),
-                ema: HostTensors::new(),
-                num_updates: step,
-            };
+            let optimizer =
+                OptimizerState { first: tensors(2.0), second: tensors(3.0), ema: HostTensors::new(), num_updates: step };
             save(folder.path(), &state, &tensors(step as f32), &optimizer).unwrap();
         }
         // A run that died while saving leaves a partial folder, which is not a checkpoint.

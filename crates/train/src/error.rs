@@ -22,7 +22,9 @@ pub enum TrainError {
         reason: String,
     },
     /// The loss is no longer a number.
-    #[error("step {step}: the loss is {value}; the last checkpoint is untouched\n  hint: lower `learning_rate` or set `max_grad_norm`, then continue with --resume")]
+    #[error(
+        "step {step}: the loss is {value}; the last checkpoint is untouched\n  hint: lower `learning_rate` or set `max_grad_norm`, then continue with --resume"
+    )]
     NotFinite {
         /// The step that gave it.
         step: u64,

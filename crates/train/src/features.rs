@@ -46,7 +46,12 @@ impl Features {
     ///
     /// # Errors
     /// When the pictures don't fit the networks.
-    pub fn compute(parts: &FrozenParts, images: &ImageStore, device: &Device, progress: &mut dyn FnMut(usize, usize)) -> Result<Option<Self>> {
+    pub fn compute(
+        parts: &FrozenParts,
+        images: &ImageStore,
+        device: &Device,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<Option<Self>> {
         let mut features = Self::default();
         let count = images.len();
         for start in (0..count).step_by(BATCH) {
@@ -96,7 +101,8 @@ impl Features {
         if self.face.is_empty() {
             return None;
         }
-        let values: Vec<f32> = indices.iter().flat_map(|&index| &self.face[index * self.face_dim..][..self.face_dim]).copied().collect();
+        let values: Vec<f32> =
+            indices.iter().flat_map(|&index| &self.face[index * self.face_dim..][..self.face_dim]).copied().collect();
         Some(Tensor::from_data(TensorData::new(values, [indices.len(), self.face_dim]), device))
     }
 }
@@ -108,11 +114,14 @@ impl Features {
 pub fn read_parts(folder: &Path, device: &Device) -> Result<FrozenParts> {
     let config = crate::export::read_config(folder)?;
     let part = |name: &str| config.get(name).filter(|_| folder.join(format!("{name}.safetensors")).is_file()).cloned();
-    let source = |name: &str| {
-        unif2ace_weights::SafetensorsDir::open(folder.join(format!("{name}.safetensors"))).map_err(data)
-    };
+    let source = |name: &str| unif2ace_weights::SafetensorsDir::open(folder.join(format!("{name}.safetensors"))).map_err(data);
     let names = unif2ace_weights::NameMap::identity();
-    let vq_config = part("vq").ok_or_else(|| data(format!("model folder {}: expected a trained vq (config.json and vq.safetensors)\n  hint: train recipes/mini/vq.toml first", folder.display())))?;
+    let vq_config = part("vq").ok_or_else(|| {
+        data(format!(
+            "model folder {}: expected a trained vq (config.json and vq.safetensors)\n  hint: train recipes/mini/vq.toml first",
+            folder.display()
+        ))
+    })?;
     let vq = Vq::new(&serde_json::from_value(vq_config).map_err(data)?, device).map_err(data)?;
     let vq = unif2ace_weights::load_into(vq, &source("vq")?, &names).map_err(data)?;
     let clip = match part("clip") {

@@ -105,10 +105,10 @@ impl OptimizerState {
             };
             adamw_step(values, &gradient, &mut first.values, &mut second.values, &hyper);
             if config.ema_decay > 0.0 {
-                let ema = self.ema.entry(path.to_owned()).or_insert_with(|| HostTensor {
-                    shape: shape.to_vec(),
-                    values: values.to_vec(),
-                });
+                let ema = self
+                    .ema
+                    .entry(path.to_owned())
+                    .or_insert_with(|| HostTensor { shape: shape.to_vec(), values: values.to_vec() });
                 moving_average(&mut ema.values, values, 1.0 - ema_decay);
             }
         });

@@ -258,10 +258,7 @@ impl Recipe {
     /// When the file can't be read, a key is unknown or missing, or not exactly one part is named.
     pub fn read(path: &Path) -> Result<Self> {
         let text = unif2ace_io::read_to_string_capped(path, 1 << 20)?;
-        Self::parse(&text).map_err(|reason| TrainError::Recipe {
-            path: path.to_path_buf(),
-            reason,
-        })
+        Self::parse(&text).map_err(|reason| TrainError::Recipe { path: path.to_path_buf(), reason })
     }
 
     fn parse(text: &str) -> std::result::Result<Self, String> {
@@ -275,9 +272,7 @@ impl Recipe {
         ];
         let named = parts.iter().filter(|&&present| present).count();
         if named != 1 {
-            return Err(format!(
-                "expected exactly one of [tokenizer], [vq], [face], [clip], [unified], found {named}"
-            ));
+            return Err(format!("expected exactly one of [tokenizer], [vq], [face], [clip], [unified], found {named}"));
         }
         match &recipe.optimizer {
             None if recipe.tokenizer.is_none() => {
@@ -296,10 +291,9 @@ impl Recipe {
     /// # Errors
     /// When it is absent.
     pub fn optimizer(&self) -> Result<&OptimizerConfig> {
-        self.optimizer.as_ref().ok_or_else(|| TrainError::Recipe {
-            path: self.run.output.clone(),
-            reason: "section [optimizer] is missing".into(),
-        })
+        self.optimizer
+            .as_ref()
+            .ok_or_else(|| TrainError::Recipe { path: self.run.output.clone(), reason: "section [optimizer] is missing".into() })
     }
 }
 

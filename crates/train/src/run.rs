@@ -83,7 +83,11 @@ pub fn run(recipe: &Recipe, session: Session) -> Result<Outcome> {
         let mut model = Clip::new(&clip.config, &device).map_err(data)?;
         if let Some(path) = &clip.init_vision_from {
             let source = unif2ace_weights::SafetensorsDir::open(path).map_err(data)?;
-            let heads = unif2ace_weights::NameMap::identity().ignore("norm.").ignore("projection.").ignore("head.").replace("vision_model.", "");
+            let heads = unif2ace_weights::NameMap::identity()
+                .ignore("norm.")
+                .ignore("projection.")
+                .ignore("head.")
+                .replace("vision_model.", "");
             model.vision_model = unif2ace_weights::load_into(model.vision_model, &source, &heads).map_err(data)?;
         }
         let (model, outcome) = trainer::train(recipe, &mut objective, model, session)?;
@@ -93,7 +97,8 @@ pub fn run(recipe: &Recipe, session: Session) -> Result<Outcome> {
         return Ok(outcome);
     }
     if let Some(tokenizer) = &recipe.tokenizer {
-        let records: Vec<FaceRecord> = samples(&recipe.data.path, "train", recipe.data.limit)?.into_iter().map(|sample| sample.record).collect();
+        let records: Vec<FaceRecord> =
+            samples(&recipe.data.path, "train", recipe.data.limit)?.into_iter().map(|sample| sample.record).collect();
         let trained = tasks::tokenizer::train(tokenizer, &records, recipe.run.seed)?;
         unif2ace_io::create_dir_all(&recipe.run.export)?;
         trained.save(recipe.run.export.join("tokenizer.json")).map_err(data)?;
@@ -103,7 +108,9 @@ pub fn run(recipe: &Recipe, session: Session) -> Result<Outcome> {
         let tokenizer = TextTokenizer::from_file(recipe.run.export.join("tokenizer.json")).map_err(data)?;
         let parts = features::read_parts(&recipe.run.export, &device.clone().inner())?;
         interrupt::install();
-        let Some(train) = featured(recipe, &parts, "train", recipe.data.limit, &device, session)? else { return Ok(Outcome::Interrupted) };
+        let Some(train) = featured(recipe, &parts, "train", recipe.data.limit, &device, session)? else {
+            return Ok(Outcome::Interrupted);
+        };
         let Some(held_out) = featured(recipe, &parts, "val", 256, &device, session)? else { return Ok(Outcome::Interrupted) };
         drop(parts);
         let mut objective = tasks::unified::UnifiedObjective {
@@ -137,7 +144,14 @@ fn captioned(recipe: &Recipe, split: &str, limit: usize, side: usize) -> Result<
 }
 
 /// Records of a split with the features of their pictures; `None` when interrupted.
-fn featured(recipe: &Recipe, parts: &FrozenParts, split: &str, limit: usize, device: &Device, session: Session) -> Result<Option<tasks::unified::FeaturedRecords>> {
+fn featured(
+    recipe: &Recipe,
+    parts: &FrozenParts,
+    split: &str,
+    limit: usize,
+    device: &Device,
+    session: Session,
+) -> Result<Option<tasks::unified::FeaturedRecords>> {
     let tasks::clip::CaptionedImages { images, records } = captioned(recipe, split, limit, parts.vq.config().resolution)?;
     let bar = trainer::progress_bar(images.len() as u64, 0, session.quiet);
     bar.set_message(format!("features of {split}"));

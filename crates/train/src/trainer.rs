@@ -66,7 +66,12 @@ pub struct Session {
 ///
 /// # Errors
 /// When the run folder can't be written, a checkpoint doesn't fit, or the loss is no longer finite.
-pub fn train<O: Objective>(recipe: &Recipe, objective: &mut O, mut model: O::Model, session: Session) -> Result<(O::Model, Outcome)> {
+pub fn train<O: Objective>(
+    recipe: &Recipe,
+    objective: &mut O,
+    mut model: O::Model,
+    session: Session,
+) -> Result<(O::Model, Outcome)> {
     let config = recipe.optimizer()?.clone();
     let run = &recipe.run;
     let checkpoints = run.output.join("checkpoints");
@@ -94,6 +99,7 @@ pub fn train<O: Objective>(recipe: &Recipe, objective: &mut O, mut model: O::Mod
     }
     let mut metrics = Metrics::open(&run.output.join("metrics.jsonl"))?;
     let bar = progress_bar(config.num_steps, state.step, session.quiet);
+    let started = (state.step, state.seconds);
     let mut clock = Instant::now();
     let mut window = Window::default();
 
@@ -119,15 +125,16 @@ pub fn train<O: Objective>(recipe: &Recipe, objective: &mut O, mut model: O::Mod
         bar.set_position(state.step);
 
         let last = state.step == config.num_steps;
-        if state.step % run.log_every.max(1) == 0 || last {
+        if state.step.is_multiple_of(run.log_every.max(1)) || last {
             let line = window.take(&state, learning_rate);
             bar.set_message(summary(&line));
             if bar.is_hidden() {
-                tracing::info!("step {}/{} {}", state.step, config.num_steps, summary(&line));
+                let rest = (config.num_steps - state.step) as f64 * (state.seconds - started.1) / (state.step - started.0) as f64;
+                tracing::info!("step {}/{} eta {}  {}", state.step, config.num_steps, duration(rest), summary(&line));
             }
             metrics.write(&line)?;
         }
-        if last || (run.evaluate_every > 0 && state.step % run.evaluate_every == 0) {
+        if last || (run.evaluate_every > 0 && state.step.is_multiple_of(run.evaluate_every)) {
             let evaluated = averaged(model.clone(), &optimizer);
             let measures = objective.evaluate(&evaluated.valid(), state.step, &run.output)?;
             let mut line = Map::from_iter([("step".to_owned(), json!(state.step))]);
@@ -136,7 +143,7 @@ pub fn train<O: Objective>(recipe: &Recipe, objective: &mut O, mut model: O::Mod
             bar.suspend(|| tracing::info!("evaluation {text}"));
             metrics.write(&line)?;
         }
-        if last || (run.checkpoint_every > 0 && state.step % run.checkpoint_every == 0) {
+        if last || (run.checkpoint_every > 0 && state.step.is_multiple_of(run.checkpoint_every)) {
             save(&checkpoints, &state, &model, &optimizer)?;
         }
     }
@@ -208,6 +215,12 @@ fn summary(line: &Map<String, Value>) -> String {
         .filter_map(|(name, value)| Some(format!("{name} {:.4}", value.as_f64()?)))
         .collect();
     parts.join("  ")
+}
+
+/// Hours, minutes and seconds of `seconds`.
+fn duration(seconds: f64) -> String {
+    let whole = seconds as u64;
+    format!("{}:{:02}:{:02}", whole / 3600, whole / 60 % 60, whole % 60)
 }
 
 pub(crate) fn progress_bar(num_steps: u64, done: u64, quiet: bool) -> ProgressBar {

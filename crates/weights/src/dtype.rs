@@ -144,15 +144,7 @@ pub(crate) fn decode_f32(dtype: DType, bytes: &[u8], out: &mut Vec<f32>) -> bool
 pub(crate) fn encode_f32(float: FloatType, values: &[f32], out: &mut Vec<u8>) {
     match float {
         FloatType::F32 => out.extend(values.iter().flat_map(|value| value.to_le_bytes())),
-        FloatType::Bf16 => out.extend(
-            values
-                .iter()
-                .flat_map(|&value| bf16::from_f32(value).to_le_bytes()),
-        ),
-        FloatType::F16 => out.extend(
-            values
-                .iter()
-                .flat_map(|&value| f16::from_f32(value).to_le_bytes()),
-        ),
+        FloatType::Bf16 => out.extend(values.iter().flat_map(|&value| bf16::from_f32(value).to_le_bytes())),
+        FloatType::F16 => out.extend(values.iter().flat_map(|&value| f16::from_f32(value).to_le_bytes())),
     }
 }

@@ -62,21 +62,10 @@ impl std::fmt::Display for Problem {
         match self {
             Self::Missing { name, shape } => write!(formatter, "missing {name} {shape:?}"),
             Self::Unexpected { name, shape } => write!(formatter, "unexpected {name} {shape:?}"),
-            Self::Misshapen {
-                name,
-                expected,
-                found,
-            } => {
-                write!(
-                    formatter,
-                    "{name}: expected shape {expected:?}, found {found:?}"
-                )
+            Self::Misshapen { name, expected, found } => {
+                write!(formatter, "{name}: expected shape {expected:?}, found {found:?}")
             }
-            Self::WrongType {
-                name,
-                expected,
-                found,
-            } => write!(formatter, "{name}: expected {expected}, found {found}"),
+            Self::WrongType { name, expected, found } => write!(formatter, "{name}: expected {expected}, found {found}"),
             Self::BadValues { name, reason } => write!(formatter, "{name}: {reason}"),
         }
     }
@@ -174,11 +163,7 @@ pub enum WeightsError {
 }
 
 fn list(problems: &[Problem]) -> String {
-    let mut lines: Vec<String> = problems
-        .iter()
-        .take(MAX_LISTED)
-        .map(|problem| format!("  {problem}"))
-        .collect();
+    let mut lines: Vec<String> = problems.iter().take(MAX_LISTED).map(|problem| format!("  {problem}")).collect();
     if problems.len() > MAX_LISTED {
         lines.push(format!("  and {} more", problems.len() - MAX_LISTED));
     }

@@ -17,11 +17,7 @@ pub struct ManifestEntry {
 
 impl ManifestEntry {
     fn float(name: String, shape: &[usize]) -> Self {
-        Self {
-            name,
-            shape: shape.to_vec(),
-            dtype: DType::F32,
-        }
+        Self { name, shape: shape.to_vec(), dtype: DType::F32 }
     }
 
     /// Whether the reference's optimiser decays the tensor.
@@ -69,12 +65,7 @@ impl ShowOShape {
 
 /// The tensors of a Show-o checkpoint, in the release's order.
 pub fn show_o(shape: &ShowOShape) -> Vec<ManifestEntry> {
-    let (width, inner, head, vocab) = (
-        shape.hidden_size,
-        shape.intermediate_size,
-        shape.head_dim,
-        shape.vocab_size,
-    );
+    let (width, inner, head, vocab) = (shape.hidden_size, shape.intermediate_size, shape.head_dim, shape.vocab_size);
     let mut list = Entries::default();
     list.push("showo.model.embed_tokens.weight", &[vocab, width]);
     for layer in 0..shape.num_hidden_layers {
@@ -113,41 +104,23 @@ pub fn magvitv2(config: &VqConfig) -> Vec<ManifestEntry> {
             width = next;
         }
         if level + 1 < levels {
-            list.conv(
-                &format!("encoder.down.{level}.downsample.conv"),
-                width,
-                width,
-                3,
-            );
+            list.conv(&format!("encoder.down.{level}.downsample.conv"), width, width, 3);
         }
     }
     list.middle("encoder.mid", width);
     list.affine("encoder.norm_out", &[width]);
     list.conv("encoder.conv_out", width, config.z_channels, 3);
-    list.conv(
-        "encoder.quant_conv",
-        config.z_channels,
-        config.z_channels,
-        1,
-    );
+    list.conv("encoder.quant_conv", config.z_channels, config.z_channels, 1);
 
     let deep = deepest(&config.dec_mult);
     list.conv("decoder.conv_in", config.z_channels, deep, 3);
     list.middle("decoder.mid", deep);
     // The network works from the coarsest level down; the release lists the finest first.
     for level in 0..levels {
-        let entering = if level + 1 < levels {
-            channels(&config.dec_mult, level + 1)
-        } else {
-            deep
-        };
+        let entering = if level + 1 < levels { channels(&config.dec_mult, level + 1) } else { deep };
         let next = channels(&config.dec_mult, level);
         for block in 0..config.dec_blocks[level] {
-            list.res_block(
-                &format!("decoder.up.{level}.block.{block}"),
-                if block == 0 { entering } else { next },
-                next,
-            );
+            list.res_block(&format!("decoder.up.{level}.block.{block}"), if block == 0 { entering } else { next }, next);
         }
         if level > 0 {
             list.conv(&format!("decoder.up.{level}.upsample.conv"), next, next, 3);
@@ -156,23 +129,11 @@ pub fn magvitv2(config: &VqConfig) -> Vec<ManifestEntry> {
     let last = channels(&config.dec_mult, 0);
     list.affine("decoder.norm_out", &[last]);
     list.conv("decoder.conv_out", last, config.in_channels, 3);
-    list.conv(
-        "decoder.post_quant_conv",
-        config.z_channels,
-        config.z_channels,
-        1,
-    );
+    list.conv("decoder.post_quant_conv", config.z_channels, config.z_channels, 1);
 
-    list.push(
-        "quantize.embedding",
-        &[config.codebook_size(), config.z_channels],
-    );
+    list.push("quantize.embedding", &[config.codebook_size(), config.z_channels]);
     let power_vals = "quantize.power_vals".to_string();
-    list.0.push(ManifestEntry {
-        name: power_vals,
-        shape: vec![config.z_channels],
-        dtype: DType::I64,
-    });
+    list.0.push(ManifestEntry { name: power_vals, shape: vec![config.z_channels], dtype: DType::I64 });
     list.0
 }
 

@@ -6,18 +6,15 @@ use std::path::Path;
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::tensor::{Tensor, TensorData};
 
-use crate::{
-    FloatType, Problem, Result, SafetensorsWriter, TensorSource, TensorSpec, WeightsError,
-};
+use crate::{FloatType, Problem, Result, SafetensorsWriter, TensorSource, TensorSpec, WeightsError};
 
 /// The id of the parameter at `path`: FNV-1a, 64 bits, of the path.
 ///
 /// Optimiser state is keyed by parameter id. Random ids would be new in each process, and a resumed run would silently lose its
 /// moments; ids that follow from the path are the same in every process.
 pub fn param_id(path: &str) -> ParamId {
-    let hash = path.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    });
+    let hash =
+        path.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
     ParamId::from(hash)
 }
 
@@ -37,14 +34,10 @@ pub fn named_parameters<M: Module>(module: &M) -> Vec<(String, Vec<usize>)> {
         }
 
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            self.out
-                .push((self.path.join("."), param.lazy_shape().to_vec()));
+            self.out.push((self.path.join("."), param.lazy_shape().to_vec()));
         }
     }
-    let mut names = Names {
-        path: Vec::new(),
-        out: Vec::new(),
-    };
+    let mut names = Names { path: Vec::new(), out: Vec::new() };
     module.visit(&mut names);
     names.out
 }
@@ -88,8 +81,7 @@ impl NameMap {
     /// is empty or ends with a dot.
     #[must_use]
     pub fn replace(mut self, module_prefix: &str, source_prefix: &str) -> Self {
-        self.rules
-            .push((module_prefix.to_string(), source_prefix.to_string()));
+        self.rules.push((module_prefix.to_string(), source_prefix.to_string()));
         self
     }
 
@@ -104,10 +96,7 @@ impl NameMap {
     pub fn source_name(&self, module_name: &str) -> String {
         for (module_prefix, source_prefix) in &self.rules {
             if let Some(rest) = module_name.strip_prefix(module_prefix.as_str())
-                && (rest.is_empty()
-                    || rest.starts_with('.')
-                    || module_prefix.is_empty()
-                    || module_prefix.ends_with('.'))
+                && (rest.is_empty() || rest.starts_with('.') || module_prefix.is_empty() || module_prefix.ends_with('.'))
             {
                 return format!("{source_prefix}{rest}");
             }
@@ -116,9 +105,7 @@ impl NameMap {
     }
 
     fn may_stay_unused(&self, source_name: &str) -> bool {
-        self.ignored
-            .iter()
-            .any(|prefix| source_name.starts_with(prefix.as_str()))
+        self.ignored.iter().any(|prefix| source_name.starts_with(prefix.as_str()))
     }
 }
 
@@ -133,25 +120,14 @@ pub(crate) fn compare(
     for (name, shape) in expected {
         used.insert(name.as_str());
         match source.tensor_shape(name) {
-            None => problems.push(Problem::Missing {
-                name: name.clone(),
-                shape: shape.clone(),
-            }),
+            None => problems.push(Problem::Missing { name: name.clone(), shape: shape.clone() }),
             Some(found) if found != *shape => {
-                problems.push(Problem::Misshapen {
-                    name: name.clone(),
-                    expected: shape.clone(),
-                    found,
-                });
+                problems.push(Problem::Misshapen { name: name.clone(), expected: shape.clone(), found });
             }
             Some(_) => {}
         }
         if let Some(found) = source.non_float_type(name) {
-            problems.push(Problem::WrongType {
-                name: name.clone(),
-                expected: "floats",
-                found,
-            });
+            problems.push(Problem::WrongType { name: name.clone(), expected: "floats", found });
         }
     }
     for name in source.tensor_names() {
@@ -169,10 +145,7 @@ pub(crate) fn compare(
 /// # Errors
 /// Lists every missing, unexpected and misshapen tensor before anything is read.
 pub fn load_into<M: Module>(module: M, source: &impl TensorSource, names: &NameMap) -> Result<M> {
-    let expected: Vec<_> = named_parameters(&module)
-        .into_iter()
-        .map(|(name, shape)| (names.source_name(&name), shape))
-        .collect();
+    let expected: Vec<_> = named_parameters(&module).into_iter().map(|(name, shape)| (names.source_name(&name), shape)).collect();
     let problems = compare(&expected, source, |name| names.may_stay_unused(name));
     if !problems.is_empty() {
         return Err(WeightsError::Mismatch {
@@ -216,12 +189,7 @@ pub fn load_into<M: Module>(module: M, source: &impl TensorSource, names: &NameM
             }
         }
     }
-    let mut load = Load {
-        path: Vec::new(),
-        source,
-        names,
-        error: None,
-    };
+    let mut load = Load { path: Vec::new(), source, names, error: None };
     let module = module.map(&mut load);
     match load.error {
         Some(error) => Err(error),
@@ -239,20 +207,14 @@ pub fn save_module<M: Module>(
     float: FloatType,
     metadata: &BTreeMap<String, String>,
 ) -> Result<()> {
-    let specs = named_parameters(module)
-        .into_iter()
-        .map(|(name, shape)| TensorSpec { name, shape })
-        .collect();
+    let specs = named_parameters(module).into_iter().map(|(name, shape)| TensorSpec { name, shape }).collect();
     let mut writer = SafetensorsWriter::create(path, specs, float, metadata)?;
     for_each_parameter(module, |name, values| writer.write(name, values))?;
     writer.finish()
 }
 
 /// Calls `take` with name and values of every float parameter, in the module's order, until it fails.
-pub(crate) fn for_each_parameter<M: Module>(
-    module: &M,
-    take: impl FnMut(&str, &[f32]) -> Result<()>,
-) -> Result<()> {
+pub(crate) fn for_each_parameter<M: Module>(module: &M, take: impl FnMut(&str, &[f32]) -> Result<()>) -> Result<()> {
     struct Walk<F> {
         path: Vec<String>,
         take: F,
@@ -284,11 +246,7 @@ pub(crate) fn for_each_parameter<M: Module>(
             self.error = result.err();
         }
     }
-    let mut walk = Walk {
-        path: Vec::new(),
-        take,
-        error: None,
-    };
+    let mut walk = Walk { path: Vec::new(), take, error: None };
     module.visit(&mut walk);
     match walk.error {
         Some(error) => Err(error),

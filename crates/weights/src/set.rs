@@ -35,26 +35,15 @@ impl SafetensorsDir {
     /// When nothing is found there, a file is damaged or a pickle, or index and shards don't fit each other.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let file = if path.is_dir() {
-            find_in(path)?
-        } else {
-            path.to_path_buf()
-        };
-        if file
-            .file_name()
-            .and_then(OsStr::to_str)
-            .is_some_and(|name| name.ends_with(INDEX_SUFFIX))
-        {
+        let file = if path.is_dir() { find_in(path)? } else { path.to_path_buf() };
+        if file.file_name().and_then(OsStr::to_str).is_some_and(|name| name.ends_with(INDEX_SUFFIX)) {
             return Self::open_sharded(path, &file);
         }
         Self::collect(path, vec![SafetensorsFile::open(&file)?], &file)
     }
 
     fn open_sharded(origin: &Path, index_path: &Path) -> Result<Self> {
-        let fail = |reason: String| WeightsError::Index {
-            path: index_path.to_path_buf(),
-            reason,
-        };
+        let fail = |reason: String| WeightsError::Index { path: index_path.to_path_buf(), reason };
         let index: Index = serde_json::from_slice(&read_capped(index_path, MAX_INDEX_BYTES)?)
             .map_err(|error| fail(format!("it is no valid table: {error}")))?;
         let folder = index_path.parent().unwrap_or(Path::new(""));
@@ -66,10 +55,7 @@ impl SafetensorsDir {
         for shard in shards {
             let mut components = Path::new(shard).components();
             // An index comes from elsewhere: it may not lead out of its folder.
-            if !matches!(
-                (components.next(), components.next()),
-                (Some(Component::Normal(_)), None)
-            ) {
+            if !matches!((components.next(), components.next()), (Some(Component::Normal(_)), None)) {
                 return Err(fail(format!("expected plain file names, found {shard:?}")));
             }
             files.push(SafetensorsFile::open(folder.join(shard))?);
@@ -78,19 +64,11 @@ impl SafetensorsDir {
         for (name, shard) in &index.weight_map {
             let place = set.places.get(name).map(|&place| set.files[place].path());
             if place.and_then(Path::file_name) != Some(OsStr::new(shard)) {
-                return Err(fail(format!(
-                    "it places {name} in {shard}, which does not hold it"
-                )));
+                return Err(fail(format!("it places {name} in {shard}, which does not hold it")));
             }
         }
-        if let Some(name) = set
-            .places
-            .keys()
-            .find(|name| !index.weight_map.contains_key(*name))
-        {
-            return Err(fail(format!(
-                "a shard holds {name}, which the index does not name"
-            )));
+        if let Some(name) = set.places.keys().find(|name| !index.weight_map.contains_key(*name)) {
+            return Err(fail(format!("a shard holds {name}, which the index does not name")));
         }
         Ok(set)
     }
@@ -101,18 +79,11 @@ impl SafetensorsDir {
             for name in file.names() {
                 if places.insert(name.to_string(), place).is_some() {
                     let reason = format!("two shards hold {name}");
-                    return Err(WeightsError::Index {
-                        path: index_path.to_path_buf(),
-                        reason,
-                    });
+                    return Err(WeightsError::Index { path: index_path.to_path_buf(), reason });
                 }
             }
         }
-        Ok(Self {
-            origin: origin.to_path_buf(),
-            files,
-            places,
-        })
+        Ok(Self { origin: origin.to_path_buf(), files, places })
     }
 
     /// The folder or file that was opened.
@@ -142,10 +113,7 @@ impl SafetensorsDir {
 
     /// Free text entries; of the first file where several say something.
     pub fn metadata(&self, key: &str) -> Option<&str> {
-        self.files
-            .iter()
-            .find_map(|file| file.metadata().get(key))
-            .map(String::as_str)
+        self.files.iter().find_map(|file| file.metadata().get(key)).map(String::as_str)
     }
 
     /// A float tensor's values as float32, row by row.
@@ -170,10 +138,7 @@ impl SafetensorsDir {
 
     fn require(&self, name: &str) -> Result<&SafetensorsFile> {
         let origin = || self.origin.display().to_string();
-        self.file_of(name).ok_or_else(|| WeightsError::NoTensor {
-            name: name.to_string(),
-            origin: origin(),
-        })
+        self.file_of(name).ok_or_else(|| WeightsError::NoTensor { name: name.to_string(), origin: origin() })
     }
 }
 
@@ -191,9 +156,7 @@ impl TensorSource for SafetensorsDir {
     }
 
     fn non_float_type(&self, name: &str) -> Option<String> {
-        self.info(name)
-            .filter(|info| !info.dtype.is_float())
-            .map(|info| info.dtype.to_string())
+        self.info(name).filter(|info| !info.dtype.is_float()).map(|info| info.dtype.to_string())
     }
 
     fn values_f32(&self, name: &str) -> Result<Vec<f32>> {
@@ -203,12 +166,9 @@ impl TensorSource for SafetensorsDir {
 
 /// The index or weight file of a folder.
 fn find_in(folder: &Path) -> Result<PathBuf> {
-    let entries =
-        std::fs::read_dir(folder).map_err(|source| IoError::system("list", folder, source))?;
-    let mut names: Vec<String> = entries
-        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .filter(|name| !name.starts_with('.'))
-        .collect();
+    let entries = std::fs::read_dir(folder).map_err(|source| IoError::system("list", folder, source))?;
+    let mut names: Vec<String> =
+        entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).filter(|name| !name.starts_with('.')).collect();
     names.sort();
     for suffix in [INDEX_SUFFIX, SUFFIX] {
         for stem in STEMS {
@@ -222,22 +182,13 @@ fn find_in(folder: &Path) -> Result<PathBuf> {
             return Ok(folder.join(only));
         }
     }
-    if let Some(pickle) = names
-        .iter()
-        .find(|name| has_pickle_extension(Path::new(name)))
-    {
-        return Err(WeightsError::Pickle {
-            path: folder.join(pickle),
-        });
+    if let Some(pickle) = names.iter().find(|name| has_pickle_extension(Path::new(name))) {
+        return Err(WeightsError::Pickle { path: folder.join(pickle) });
     }
     let found = match names.len() {
         0 => "an empty folder".to_string(),
         1..=8 => names.join(", "),
         more => format!("{} and {} more", names[..8].join(", "), more - 8),
     };
-    Err(WeightsError::NoWeights {
-        path: folder.to_path_buf(),
-        expected: LOOKED_FOR,
-        found,
-    })
+    Err(WeightsError::NoWeights { path: folder.to_path_buf(), expected: LOOKED_FOR, found })
 }

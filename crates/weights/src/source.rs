@@ -48,12 +48,7 @@ impl TensorSource for HostTensors {
 
     fn values_f32(&self, name: &str) -> Result<Vec<f32>> {
         let tensor = self.get(name);
-        let missing = || WeightsError::NoTensor {
-            name: name.to_string(),
-            origin: self.origin(),
-        };
-        tensor
-            .map(|tensor| tensor.values.clone())
-            .ok_or_else(missing)
+        let missing = || WeightsError::NoTensor { name: name.to_string(), origin: self.origin() };
+        tensor.map(|tensor| tensor.values.clone()).ok_or_else(missing)
     }
 }

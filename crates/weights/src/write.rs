@@ -48,62 +48,31 @@ impl SafetensorsWriter {
         let mut tensors = Vec::with_capacity(specs.len());
         for spec in specs {
             let start = end;
-            let sides = spec.shape.iter().map(|&side| side as u64);
-            let num_bytes = sides.fold(Some(float.dtype().num_bytes() as u64), |product, side| {
-                product?.checked_mul(side)
-            });
-            end = num_bytes
-                .and_then(|num_bytes| start.checked_add(num_bytes))
-                .ok_or_else(|| WeightsError::Write {
-                    path: path.clone(),
-                    name: spec.name.clone(),
-                    reason: format!("shape {:?} overflows", spec.shape),
-                })?;
-            tensors.push((
-                spec.name,
-                TensorInfo {
-                    dtype: float.dtype(),
-                    shape: spec.shape,
-                    range: (start, end),
-                },
-            ));
+            let mut sides = spec.shape.iter().map(|&side| side as u64);
+            let num_bytes = sides.try_fold(float.dtype().num_bytes() as u64, u64::checked_mul);
+            end = num_bytes.and_then(|num_bytes| start.checked_add(num_bytes)).ok_or_else(|| WeightsError::Write {
+                path: path.clone(),
+                name: spec.name.clone(),
+                reason: format!("shape {:?} overflows", spec.shape),
+            })?;
+            tensors.push((spec.name, TensorInfo { dtype: float.dtype(), shape: spec.shape, range: (start, end) }));
         }
-        let header = Header {
-            tensors,
-            metadata: metadata.clone(),
-        };
-        let bytes = encode(&header).map_err(|reason| WeightsError::Write {
-            path: path.clone(),
-            name: "(header)".to_string(),
-            reason,
-        })?;
+        let header = Header { tensors, metadata: metadata.clone() };
+        let bytes =
+            encode(&header).map_err(|reason| WeightsError::Write { path: path.clone(), name: "(header)".to_string(), reason })?;
         let file = AtomicFile::create(&path)?;
-        let mut writer = Self {
-            path,
-            file,
-            float,
-            tensors: header.tensors,
-            next: 0,
-            buffer: Vec::new(),
-        };
+        let mut writer = Self { path, file, float, tensors: header.tensors, next: 0, buffer: Vec::new() };
         writer.put(&bytes)?;
         Ok(writer)
     }
 
     fn put(&mut self, bytes: &[u8]) -> Result<()> {
         let path = &self.path;
-        Ok(self
-            .file
-            .write_all(bytes)
-            .map_err(|source| IoError::system("write", path, source))?)
+        Ok(self.file.write_all(bytes).map_err(|source| IoError::system("write", path, source))?)
     }
 
     fn fail(&self, name: &str, reason: String) -> WeightsError {
-        WeightsError::Write {
-            path: self.path.clone(),
-            name: name.to_string(),
-            reason,
-        }
+        WeightsError::Write { path: self.path.clone(), name: name.to_string(), reason }
     }
 
     /// Writes the next tensor.
@@ -120,21 +89,13 @@ impl SafetensorsWriter {
         }
         if info.num_values() != values.len() {
             let shape = info.shape.clone();
-            return Err(self.fail(
-                name,
-                format!("expected values for {shape:?}, found {}", values.len()),
-            ));
+            return Err(self.fail(name, format!("expected values for {shape:?}, found {}", values.len())));
         }
         for piece in values.chunks(PIECE_VALUES) {
             if self.float == FloatType::F16
-                && let Some(value) = piece
-                    .iter()
-                    .find(|value| value.is_finite() && half::f16::from_f32(**value).is_infinite())
+                && let Some(value) = piece.iter().find(|value| value.is_finite() && half::f16::from_f32(**value).is_infinite())
             {
-                return Err(self.fail(
-                    name,
-                    format!("{value} does not fit into float16; save as bf16 or f32"),
-                ));
+                return Err(self.fail(name, format!("{value} does not fit into float16; save as bf16 or f32")));
             }
             let mut buffer = std::mem::take(&mut self.buffer);
             buffer.clear();

@@ -1,4 +1,5 @@
 //! Importing Show-o and MAGVIT-v2 checkpoints made from golden weights: equal numbers come out, and what is wrong is named.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test may end by them
 #![allow(non_snake_case)]
 
 mod support;
@@ -20,46 +21,20 @@ fn an_imported_backbone_computes_what_it_computed() {
     for case in golden::cases("transformer") {
         let weights = host(&Tensors::load(case.join("weights.safetensors")));
         let (_, expected) = Tensors::load(case.join("outputs.safetensors")).f32("logits");
-        for (float, sharded) in [
-            (FloatType::F32, false),
-            (FloatType::F32, true),
-            (FloatType::Bf16, true),
-        ] {
+        for (float, sharded) in [(FloatType::F32, false), (FloatType::F32, true), (FloatType::Bf16, true)] {
             let [source, target] = [(); 2].map(|()| tempfile::tempdir().unwrap());
-            checkpoint(
-                source.path(),
-                &show_o_config(&case),
-                &weights,
-                float,
-                sharded,
-            );
-            let report = show_o(
-                source.path(),
-                target.path(),
-                &ImportOptions::new(device.clone()),
-            )
-            .unwrap();
+            checkpoint(source.path(), &show_o_config(&case), &weights, float, sharded);
+            let report = show_o(source.path(), target.path(), &ImportOptions::new(device.clone())).unwrap();
             assert_eq!(report.num_imported, weights.len());
             assert!(report.num_added > 0);
             let model = load(target.path(), &device);
-            let written: usize = named_parameters(&model)
-                .iter()
-                .map(|(_, shape)| shape.iter().product::<usize>())
-                .sum();
+            let written: usize = named_parameters(&model).iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
             assert_eq!(report.num_values, written as u64);
             for task in [Task::T2i, Task::Mmu] {
-                let what = format!(
-                    "{} {float:?} sharded {sharded} {task:?}",
-                    golden::name(&case)
-                );
+                let what = format!("{} {float:?} sharded {sharded} {task:?}", golden::name(&case));
                 // bfloat16 keeps 8 bits of each weight.
                 let tolerance = if float == FloatType::F32 { 2e-5 } else { 0.1 };
-                assert_close(
-                    &logits(&model, &case, task, &device),
-                    &expected,
-                    tolerance,
-                    &what,
-                );
+                assert_close(&logits(&model, &case, task, &device), &expected, tolerance, &what);
             }
         }
     }
@@ -71,23 +46,10 @@ fn the_projector_of_the_clip_variant_comes_along() {
     for case in golden::cases("transformer_clip") {
         let weights = host(&Tensors::load(case.join("weights.safetensors")));
         let [source, target] = [(); 2].map(|()| tempfile::tempdir().unwrap());
-        checkpoint(
-            source.path(),
-            &show_o_config(&case),
-            &weights,
-            FloatType::F32,
-            true,
-        );
-        show_o(
-            source.path(),
-            target.path(),
-            &ImportOptions::new(device.clone()),
-        )
-        .unwrap();
+        checkpoint(source.path(), &show_o_config(&case), &weights, FloatType::F32, true);
+        show_o(source.path(), target.path(), &ImportOptions::new(device.clone())).unwrap();
         let tensors = Tensors::load(case.join("case.safetensors"));
-        let projected = load(target.path(), &device)
-            .project(tensors.tensor("clip_features", &device))
-            .unwrap();
+        let projected = load(target.path(), &device).project(tensors.tensor("clip_features", &device)).unwrap();
         let values: Vec<f32> = projected.into_data().iter::<f32>().collect();
         assert_close(&values, &tensors.f32("projected").1, 2e-5, "projected");
     }
@@ -101,17 +63,9 @@ fn spoiled(spoil: impl FnOnce(&Path, &mut Value, &mut HostTensors)) -> String {
     let [source, target] = [(); 2].map(|()| tempfile::tempdir().unwrap());
     spoil(source.path(), &mut config, &mut weights);
     checkpoint(source.path(), &config, &weights, FloatType::F32, false);
-    let result = show_o(
-        source.path(),
-        target.path(),
-        &ImportOptions::new(Device::flex()),
-    );
+    let result = show_o(source.path(), target.path(), &ImportOptions::new(Device::flex()));
     let text = result.unwrap_err().to_string();
-    assert_eq!(
-        std::fs::read_dir(target.path()).unwrap().count(),
-        0,
-        "something was left behind: {text}"
-    );
+    assert_eq!(std::fs::read_dir(target.path()).unwrap().count(), 0, "something was left behind: {text}");
     assert!(text.contains("hint:"), "{text}");
     text
 }
@@ -120,31 +74,19 @@ fn spoiled(spoil: impl FnOnce(&Path, &mut Value, &mut HostTensors)) -> String {
 fn what_is_wrong_with_a_checkpoint_is_named() {
     let text = spoiled(|_, _, weights| {
         weights.remove("showo.lm_head.bias");
-        let odd = HostTensor {
-            shape: vec![1],
-            values: vec![0.0],
-        };
+        let odd = HostTensor { shape: vec![1], values: vec![0.0] };
         weights.insert("showo.model.final_layernorm.weight".into(), odd.clone());
         weights.insert("optimizer.step".into(), odd);
     });
     assert!(text.contains("3 problems"), "{text}");
-    for part in [
-        "missing showo.lm_head.bias",
-        "showo.model.final_layernorm.weight: expected shape",
-        "unexpected optimizer.step",
-    ] {
+    for part in ["missing showo.lm_head.bias", "showo.model.final_layernorm.weight: expected shape", "unexpected optimizer.step"]
+    {
         assert!(text.contains(part), "{text}");
     }
     let text = spoiled(|_, config, _| config["num_hidden_layers"] = json!(3));
-    assert!(
-        text.contains("missing showo.model.layers.2.") || text.contains("showo.model.layers."),
-        "{text}"
-    );
+    assert!(text.contains("missing showo.model.layers.2.") || text.contains("showo.model.layers."), "{text}");
     let text = spoiled(|_, config, _| config["vocab_size"] = json!(99));
-    assert!(
-        text.contains("vocab") && text.contains("config.json"),
-        "{text}"
-    );
+    assert!(text.contains("vocab") && text.contains("config.json"), "{text}");
     let text = spoiled(|_, config, _| config["_class_name"] = json!("Llama"));
     assert!(text.contains("expected Showo, found Llama"), "{text}");
     let text = spoiled(|_, config, _| config["hidden_size"] = json!("wide"));
@@ -156,45 +98,24 @@ fn what_is_wrong_with_a_checkpoint_is_named() {
     let text = spoiled(|_, _, weights| {
         weights.get_mut("showo.lm_head.bias").unwrap().values[3] = f32::NAN;
     });
-    assert!(
-        text.contains("showo.lm_head.bias") && text.contains("NaN at 3"),
-        "{text}"
-    );
+    assert!(text.contains("showo.lm_head.bias") && text.contains("NaN at 3"), "{text}");
 }
 
 #[test]
 fn pickles_and_missing_folders_are_refused() {
     let [source, target] = [(); 2].map(|()| tempfile::tempdir().unwrap());
     let options = ImportOptions::new(Device::flex());
-    std::fs::write(
-        source.path().join("config.json"),
-        r#"{"_class_name": "Showo"}"#,
-    )
-    .unwrap();
+    std::fs::write(source.path().join("config.json"), r#"{"_class_name": "Showo"}"#).unwrap();
     std::fs::write(source.path().join("pytorch_model.bin"), b"\x80\x02}q\0.").unwrap();
-    for result in [
-        show_o(source.path(), target.path(), &options),
-        magvitv2(source.path(), target.path(), &options),
-    ] {
-        assert!(
-            matches!(result, Err(WeightsError::Pickle { .. })),
-            "{result:?}"
-        );
+    for result in [show_o(source.path(), target.path(), &options), magvitv2(source.path(), target.path(), &options)] {
+        assert!(matches!(result, Err(WeightsError::Pickle { .. })), "{result:?}");
     }
     let nowhere = source.path().join("nowhere");
-    assert!(
-        show_o(&nowhere, target.path(), &options)
-            .unwrap_err()
-            .to_string()
-            .contains("nowhere")
-    );
+    assert!(show_o(&nowhere, target.path(), &options).unwrap_err().to_string().contains("nowhere"));
 }
 
 fn small_vq() -> (VqConfig, HostTensors) {
-    let folder = golden::shared_file("magvit/small/case.json")
-        .parent()
-        .unwrap()
-        .to_path_buf();
+    let folder = golden::shared_file("magvit/small/case.json").parent().unwrap().to_path_buf();
     let case = golden::json(folder.join("case.json"));
     let list = |key: &str| serde_json::from_value(case["config"][key].clone()).unwrap();
     let config = VqConfig {
@@ -208,10 +129,7 @@ fn small_vq() -> (VqConfig, HostTensors) {
         ..VqConfig::magvitv2()
     };
     let tensors = Tensors::load(folder.join("weights.safetensors"));
-    let floats = tensors
-        .names()
-        .into_iter()
-        .filter(|name| name != "quantize.power_vals");
+    let floats = tensors.names().into_iter().filter(|name| name != "quantize.power_vals");
     let tensor = |name: String| {
         let (shape, values) = tensors.f32(&name);
         (name, HostTensor { shape, values })
@@ -225,38 +143,18 @@ fn an_imported_tokenizer_gives_the_same_codes() {
     let (config, weights) = small_vq();
     let [source, target] = [(); 2].map(|()| tempfile::tempdir().unwrap());
     let options = ImportOptions::new(device.clone());
-    checkpoint(
-        source.path(),
-        &serde_json::to_value(&config).unwrap(),
-        &weights,
-        FloatType::F32,
-        true,
-    );
+    checkpoint(source.path(), &serde_json::to_value(&config).unwrap(), &weights, FloatType::F32, true);
     let report = magvitv2(source.path(), target.path(), &options).unwrap();
     assert!(report.num_imported > 100 && report.num_added == 0);
     let written = golden::json(target.path().join("config.json"));
-    assert_eq!(
-        serde_json::from_value::<VqConfig>(written["vq"].clone()).unwrap(),
-        config
-    );
+    assert_eq!(serde_json::from_value::<VqConfig>(written["vq"].clone()).unwrap(), config);
 
     let file = SafetensorsDir::open(target.path().join("vq.safetensors")).unwrap();
-    let vq = load_into(
-        Vq::new(&config, &device).unwrap(),
-        &file,
-        &NameMap::identity(),
-    )
-    .unwrap();
+    let vq = load_into(Vq::new(&config, &device).unwrap(), &file, &NameMap::identity()).unwrap();
     let case = Tensors::load(golden::shared_file("magvit/small/case.safetensors"));
     let pixels_BHWC = case.tensor::<4>("pixels", &device).permute([0, 2, 3, 1]);
     let codes = vq.encode(pixels_BHWC).unwrap();
-    assert_eq!(
-        codes
-            .iter()
-            .map(|&code| i64::from(code))
-            .collect::<Vec<_>>(),
-        case.i64("indices").1
-    );
+    assert_eq!(codes.iter().map(|&code| i64::from(code)).collect::<Vec<_>>(), case.i64("indices").1);
 }
 
 #[test]
@@ -264,42 +162,20 @@ fn codes_in_another_order_are_refused() {
     let (config, mut weights) = small_vq();
     let bits = config.z_channels;
     let code = |code: usize, bit: usize| {
-        if code >> (bits - 1 - bit) & 1 == 1 {
-            1.0
-        } else {
-            -1.0
-        }
+        if code >> (bits - 1 - bit) & 1 == 1 { 1.0 } else { -1.0 }
     };
-    let mut values: Vec<f32> = (0..1 << bits)
-        .flat_map(|index| (0..bits).map(move |bit| code(index, bit)))
-        .collect();
+    let mut values: Vec<f32> = (0..1 << bits).flat_map(|index| (0..bits).map(move |bit| code(index, bit))).collect();
     let mut run = |values: &[f32]| {
-        let table = HostTensor {
-            shape: vec![1 << bits, bits],
-            values: values.to_vec(),
-        };
+        let table = HostTensor { shape: vec![1 << bits, bits], values: values.to_vec() };
         weights.insert("quantize.embedding".into(), table);
         let [source, target] = [(); 2].map(|()| tempfile::tempdir().unwrap());
-        checkpoint(
-            source.path(),
-            &serde_json::to_value(&config).unwrap(),
-            &weights,
-            FloatType::F32,
-            false,
-        );
-        magvitv2(
-            source.path(),
-            target.path(),
-            &ImportOptions::new(Device::flex()),
-        )
+        checkpoint(source.path(), &serde_json::to_value(&config).unwrap(), &weights, FloatType::F32, false);
+        magvitv2(source.path(), target.path(), &ImportOptions::new(Device::flex()))
     };
     assert_eq!(run(&values).unwrap().dropped, ["quantize.embedding"]);
     values.swap(13, 25);
     let text = run(&values).unwrap_err().to_string();
-    assert!(
-        text.contains("quantize.embedding") && text.contains("code 1"),
-        "{text}"
-    );
+    assert!(text.contains("quantize.embedding") && text.contains("code 1"), "{text}");
 }
 
 #[test]
@@ -307,39 +183,19 @@ fn a_tokenizer_of_other_sizes_is_listed() {
     let (_, weights) = small_vq();
     let [source, target] = [(); 2].map(|()| tempfile::tempdir().unwrap());
     // The released config.json: no sizes, so those of the release are expected.
-    checkpoint(
-        source.path(),
-        &json!({ "_class_name": "MAGVITv2" }),
-        &weights,
-        FloatType::F32,
-        false,
-    );
-    let text = magvitv2(
-        source.path(),
-        target.path(),
-        &ImportOptions::new(Device::flex()),
-    )
-    .unwrap_err()
-    .to_string();
-    assert!(
-        text.contains("encoder.conv_in.weight: expected shape [128, 3, 3, 3], found [32, 3, 3, 3]"),
-        "{text}"
-    );
+    checkpoint(source.path(), &json!({ "_class_name": "MAGVITv2" }), &weights, FloatType::F32, false);
+    let text = magvitv2(source.path(), target.path(), &ImportOptions::new(Device::flex())).unwrap_err().to_string();
+    assert!(text.contains("encoder.conv_in.weight: expected shape [128, 3, 3, 3], found [32, 3, 3, 3]"), "{text}");
     assert!(text.contains("more"), "{text}");
 }
 
 #[test]
 fn parts_share_one_config() {
     let folder = tempfile::tempdir().unwrap();
-    let write = |part: &str, value: Value| {
-        unif2ace_weights::import::write_config_part(folder.path(), part, &value).unwrap()
-    };
+    let write = |part: &str, value: Value| unif2ace_weights::import::write_config_part(folder.path(), part, &value).unwrap();
     write("model", json!({ "hidden_size": 8 }));
     write("vq", json!({ "ch": 4 }));
     write("model", json!({ "hidden_size": 9 }));
     let config = golden::json(folder.path().join("config.json"));
-    assert_eq!(
-        config,
-        json!({ "model_type": "unif2ace", "hidden_size": 9, "vq": { "ch": 4 } })
-    );
+    assert_eq!(config, json!({ "model_type": "unif2ace", "hidden_size": 9, "vq": { "ch": 4 } }));
 }

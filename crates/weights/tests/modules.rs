@@ -1,4 +1,5 @@
 //! Modules by parameter names: ids, loading, saving, and the list of everything that doesn't fit.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test may end by them
 
 use std::collections::BTreeMap;
 
@@ -22,49 +23,29 @@ struct Net {
 fn layer(num: usize, bias: bool, start: f32, device: &Device) -> Layer {
     let values: Vec<f32> = (0..num * 2).map(|index| start + index as f32).collect();
     Layer {
-        weight: Param::from_tensor(
-            Tensor::<1>::from_floats(values.as_slice(), device).reshape([num, 2]),
-        ),
+        weight: Param::from_tensor(Tensor::<1>::from_floats(values.as_slice(), device).reshape([num, 2])),
         bias: bias.then(|| Param::from_tensor(Tensor::full([num], start, device))),
     }
 }
 
 fn net(start: f32, device: &Device) -> Net {
     Net {
-        layers: vec![
-            layer(1, true, start, device),
-            layer(2, false, start + 10.0, device),
-        ],
-        pair: (
-            layer(1, false, start + 20.0, device),
-            layer(1, true, start + 30.0, device),
-        ),
+        layers: vec![layer(1, true, start, device), layer(2, false, start + 10.0, device)],
+        pair: (layer(1, false, start + 20.0, device), layer(1, true, start + 30.0, device)),
         scale: Param::from_tensor(Tensor::full([3], start, device)),
     }
 }
 
-const NAMES: [&str; 7] = [
-    "layers.0.weight",
-    "layers.0.bias",
-    "layers.1.weight",
-    "pair.0.weight",
-    "pair.1.weight",
-    "pair.1.bias",
-    "scale",
-];
+const NAMES: [&str; 7] =
+    ["layers.0.weight", "layers.0.bias", "layers.1.weight", "pair.0.weight", "pair.1.weight", "pair.1.bias", "scale"];
 
 fn host(net: &Net) -> HostTensors {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.safetensors");
     save_module(net, &path, FloatType::F32, &BTreeMap::new()).unwrap();
     let file = SafetensorsFile::open(&path).unwrap();
-    let tensor = |name: &str| HostTensor {
-        shape: file.info(name).unwrap().shape.clone(),
-        values: file.load_f32(name).unwrap(),
-    };
-    file.names()
-        .map(|name| (name.to_string(), tensor(name)))
-        .collect()
+    let tensor = |name: &str| HostTensor { shape: file.info(name).unwrap().shape.clone(), values: file.load_f32(name).unwrap() };
+    file.names().map(|name| (name.to_string(), tensor(name))).collect()
 }
 
 fn ids(net: &Net) -> Vec<ParamId> {
@@ -82,13 +63,7 @@ fn ids(net: &Net) -> Vec<ParamId> {
 #[test]
 fn names_are_paths_in_order() {
     let names = named_parameters(&net(0.0, &Device::flex()));
-    assert_eq!(
-        names
-            .iter()
-            .map(|(name, _)| name.as_str())
-            .collect::<Vec<_>>(),
-        NAMES
-    );
+    assert_eq!(names.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), NAMES);
     assert_eq!(names[2].1, [2, 2]);
 }
 
@@ -138,44 +113,17 @@ fn names_can_be_mapped_and_rest_ignored() {
     let source: HostTensors = host(&net(5.0, &device))
         .into_iter()
         .map(|(name, tensor)| {
-            let name = name
-                .replace("layers.", "model.h.")
-                .replace("scale", "model.scale");
-            (
-                if name.starts_with("pair") {
-                    format!("model.{name}")
-                } else {
-                    name
-                },
-                tensor,
-            )
+            let name = name.replace("layers.", "model.h.").replace("scale", "model.scale");
+            (if name.starts_with("pair") { format!("model.{name}") } else { name }, tensor)
         })
-        .chain([(
-            "teacher.weight".to_string(),
-            HostTensor {
-                shape: vec![1],
-                values: vec![0.0],
-            },
-        )])
+        .chain([("teacher.weight".to_string(), HostTensor { shape: vec![1], values: vec![0.0] })])
         .collect();
-    let names = NameMap::identity()
-        .replace("layers", "model.h")
-        .replace("", "model.");
-    let error = load_into(net(0.0, &device), &source, &names)
-        .unwrap_err()
-        .to_string();
-    assert!(
-        error.contains("1 problem") && error.contains("unexpected teacher.weight"),
-        "{error}"
-    );
+    let names = NameMap::identity().replace("layers", "model.h").replace("", "model.");
+    let error = load_into(net(0.0, &device), &source, &names).unwrap_err().to_string();
+    assert!(error.contains("1 problem") && error.contains("unexpected teacher.weight"), "{error}");
     let loaded = load_into(net(0.0, &device), &source, &names.ignore("teacher.")).unwrap();
     assert_eq!(host(&loaded), host(&net(5.0, &device)));
-    assert_eq!(
-        NameMap::identity()
-            .replace("pair", "x")
-            .source_name("pairs.0"),
-        "pairs.0"
-    );
+    assert_eq!(NameMap::identity().replace("pair", "x").source_name("pairs.0"), "pairs.0");
 }
 
 #[test]
@@ -184,73 +132,27 @@ fn every_difference_is_listed_at_once() {
     let mut source = host(&net(0.0, &device));
     source.remove("layers.0.bias");
     source.remove("pair.0.weight");
-    source.insert(
-        "scale".into(),
-        HostTensor {
-            shape: vec![4],
-            values: vec![0.0; 4],
-        },
-    );
-    source.insert(
-        "extra".into(),
-        HostTensor {
-            shape: vec![1],
-            values: vec![0.0],
-        },
-    );
+    source.insert("scale".into(), HostTensor { shape: vec![4], values: vec![0.0; 4] });
+    source.insert("extra".into(), HostTensor { shape: vec![1], values: vec![0.0] });
     let error = load_into(net(0.0, &device), &source, &NameMap::identity()).unwrap_err();
-    let WeightsError::Mismatch { problems, .. } = &error else {
-        panic!("{error}")
-    };
+    let WeightsError::Mismatch { problems, .. } = &error else { panic!("{error}") };
     assert_eq!(
         problems[..],
         [
-            Problem::Missing {
-                name: "layers.0.bias".into(),
-                shape: vec![1]
-            },
-            Problem::Missing {
-                name: "pair.0.weight".into(),
-                shape: vec![1, 2]
-            },
-            Problem::Misshapen {
-                name: "scale".into(),
-                expected: vec![3],
-                found: vec![4]
-            },
-            Problem::Unexpected {
-                name: "extra".into(),
-                shape: vec![1]
-            },
+            Problem::Missing { name: "layers.0.bias".into(), shape: vec![1] },
+            Problem::Missing { name: "pair.0.weight".into(), shape: vec![1, 2] },
+            Problem::Misshapen { name: "scale".into(), expected: vec![3], found: vec![4] },
+            Problem::Unexpected { name: "extra".into(), shape: vec![1] },
         ]
     );
     let text = error.to_string();
-    assert!(
-        text.contains("4 problems")
-            && text.contains("expected shape [3], found [4]")
-            && text.contains("hint:"),
-        "{text}"
-    );
+    assert!(text.contains("4 problems") && text.contains("expected shape [3], found [4]") && text.contains("hint:"), "{text}");
 }
 
 #[test]
 fn a_long_list_is_cut() {
-    let source: HostTensors = (0..100)
-        .map(|index| {
-            (
-                format!("x{index:03}"),
-                HostTensor {
-                    shape: vec![],
-                    values: vec![0.0],
-                },
-            )
-        })
-        .collect();
-    let text = load_into(net(0.0, &Device::flex()), &source, &NameMap::identity())
-        .unwrap_err()
-        .to_string();
-    assert!(
-        text.contains("107 problems") && text.contains("and 83 more"),
-        "{text}"
-    );
+    let source: HostTensors =
+        (0..100).map(|index| (format!("x{index:03}"), HostTensor { shape: vec![], values: vec![0.0] })).collect();
+    let text = load_into(net(0.0, &Device::flex()), &source, &NameMap::identity()).unwrap_err().to_string();
+    assert!(text.contains("107 problems") && text.contains("and 83 more"), "{text}");
 }

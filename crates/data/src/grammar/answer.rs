@@ -143,7 +143,9 @@ pub fn parse_answer(question: &str, answer: &str) -> Option<String> {
         QuestionKind::Emotion => said("emotion"),
         QuestionKind::Action => said("action").or(has(&["smiling", "smiles"]).then_some("smiling")),
         QuestionKind::HeadTurn => direction(&has, &[("front", &["front", "forward", "straight", "camera"])]),
-        QuestionKind::Gaze => direction(&has, &[("camera", &["camera", "viewer", "straight"]), ("up", &["up", "upward", "upwards"])]),
+        QuestionKind::Gaze => {
+            direction(&has, &[("camera", &["camera", "viewer", "straight"]), ("up", &["up", "upward", "upwards"])])
+        }
         QuestionKind::Glasses => return both(said("glasses_color"), said("glasses")),
         QuestionKind::Hat => return both(said("hat_color"), said("hat")),
         QuestionKind::Clothing => {
@@ -168,11 +170,8 @@ fn stated(question: &str, said: &[Claim]) -> Option<&'static str> {
     };
     let each: Vec<Option<bool>> = claims.iter().map(holds).collect();
     let (decisive, rest) = if any { (true, false) } else { (false, true) };
-    let outcome = if each.contains(&Some(decisive)) {
-        Some(decisive)
-    } else {
-        each.iter().all(|one| *one == Some(rest)).then_some(rest)
-    };
+    let outcome =
+        if each.contains(&Some(decisive)) { Some(decisive) } else { each.iter().all(|one| *one == Some(rest)).then_some(rest) };
     outcome.map(|yes| if yes { "yes" } else { "no" })
 }
 

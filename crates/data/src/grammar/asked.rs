@@ -72,9 +72,8 @@ const ASKING: [&str; 6] = ["what", "which", "where", "how", "describe", "whats"]
 const AUXILIARY: [&str; 17] = [
     "is", "are", "does", "do", "has", "have", "can", "could", "would", "did", "you", "see", "there", "say", "got", "any", "spot",
 ];
-const PEOPLE: [&str; 13] = [
-    "person", "man", "woman", "boy", "girl", "child", "kid", "guy", "lady", "gentleman", "individual", "one", "face",
-];
+const PEOPLE: [&str; 13] =
+    ["person", "man", "woman", "boy", "girl", "child", "kid", "guy", "lady", "gentleman", "individual", "one", "face"];
 
 /// What the question asks; `None` for questions about something else.
 pub fn asked(question: &str) -> Option<Asked> {
@@ -181,7 +180,8 @@ impl Asked {
         match self {
             Self::Value(names) => names.join(" "),
             Self::Holds { claims, any } => {
-                let each: Vec<String> = claims.iter().map(|claim| format!("{}={}", claim.attribute, claim.values().join("/"))).collect();
+                let each: Vec<String> =
+                    claims.iter().map(|claim| format!("{}={}", claim.attribute, claim.values().join("/"))).collect();
                 each.join(if *any { " or " } else { " and " })
             }
         }

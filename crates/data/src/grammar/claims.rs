@@ -96,9 +96,8 @@ fn parse(text: &str) -> Parsed {
     let mut at = 0;
     while at < words.len() {
         let found = all.get(&words[at]).and_then(|list| {
-            list.iter().find(|(phrase, _)| {
-                words.len() - at >= phrase.len() && phrase.iter().zip(&words[at..]).all(|(a, b)| a == b)
-            })
+            list.iter()
+                .find(|(phrase, _)| words.len() - at >= phrase.len() && phrase.iter().zip(&words[at..]).all(|(a, b)| a == b))
         });
         match found {
             Some((phrase, role)) => {
@@ -112,11 +111,8 @@ fn parse(text: &str) -> Parsed {
         }
     }
     // Articles and adverbs would only stand between adjectives and their noun.
-    let row: Vec<Role> = row
-        .into_iter()
-        .map(|role| role.unwrap_or(Role::Other))
-        .filter(|role| !matches!(role, Role::Filler))
-        .collect();
+    let row: Vec<Role> =
+        row.into_iter().map(|role| role.unwrap_or(Role::Other)).filter(|role| !matches!(role, Role::Filler)).collect();
     let used = vec![false; row.len()];
     Parsed { row, used }
 }
@@ -261,7 +257,8 @@ impl Parsed {
                 Role::Comma | Role::And if start < noun => {}
                 // "an elderly, happy woman": an expression may stand among the adjectives.
                 Role::Statement(says) if topic == Topic::Person && says.starts_with("emotion") => {}
-                Role::Noun(Topic::Freckles | Topic::Wrinkles, _) if matches!(topic, Topic::Face | Topic::Skin | Topic::Person) => {}
+                Role::Noun(Topic::Freckles | Topic::Wrinkles, _)
+                    if matches!(topic, Topic::Face | Topic::Skin | Topic::Person) => {}
                 _ => break,
             }
         }

@@ -291,9 +291,12 @@ const ADJECTIVES: &[&str] = &[
     "out of focus", "protruding", "sticking out", "deep", "pigtailed", "squared", "rounded", "closed",
 ];
 
+/// Phrases in words with what they say, by their first word.
+type PhraseTable = HashMap<String, Vec<(Vec<String>, Role)>>;
+
 /// All phrases, spelt out, by their first word, longest first.
-pub(crate) fn phrases() -> &'static HashMap<String, Vec<(Vec<String>, Role)>> {
-    static ALL: OnceLock<HashMap<String, Vec<(Vec<String>, Role)>>> = OnceLock::new();
+pub(crate) fn phrases() -> &'static PhraseTable {
+    static ALL: OnceLock<PhraseTable> = OnceLock::new();
     ALL.get_or_init(|| {
         let mut seen: HashMap<String, Role> = HashMap::new();
         for (pattern, role) in PHRASES {
@@ -311,7 +314,7 @@ pub(crate) fn phrases() -> &'static HashMap<String, Vec<(Vec<String>, Role)>> {
         for adjective in ADJECTIVES {
             seen.insert((*adjective).to_owned(), Role::Adjective(adjective));
         }
-        let mut all: HashMap<String, Vec<(Vec<String>, Role)>> = HashMap::new();
+        let mut all: PhraseTable = HashMap::new();
         for (phrase, role) in seen {
             let words: Vec<String> = phrase.split(' ').map(str::to_owned).collect();
             if let Some(first) = words.first().cloned() {

@@ -94,16 +94,46 @@ fn person(facts: &Facts, pick: &mut Pick, says: &mut Vec<&'static str>) -> Strin
     let (words, aged): (&[&str], &'static str) = match (age, she) {
         ("child", true) => (&["girl", "little girl", "young girl", "girl", "small girl"], "age=child"),
         ("child", false) => (&["boy", "little boy", "young boy", "boy", "lad"], "age=child"),
-        ("young adult", true) => (&["young woman", "young lady", "woman in her twenties", "young female", "young adult woman"], "age=young adult"),
-        ("young adult", false) => (&["young man", "young guy", "man in his twenties", "young male", "young adult man", "young gentleman"], "age=young adult"),
-        ("middle-aged", true) => (&["middle-aged woman", "middle-aged lady", "woman in her forties", "middle aged woman"], "age=middle-aged"),
-        ("middle-aged", false) => (&["middle-aged man", "middle-aged guy", "man in his forties", "middle aged man", "man in his fifties"], "age=middle-aged"),
+        ("young adult", true) => {
+            (&["young woman", "young lady", "woman in her twenties", "young female", "young adult woman"], "age=young adult")
+        }
+        ("young adult", false) => (
+            &["young man", "young guy", "man in his twenties", "young male", "young adult man", "young gentleman"],
+            "age=young adult",
+        ),
+        ("middle-aged", true) => {
+            (&["middle-aged woman", "middle-aged lady", "woman in her forties", "middle aged woman"], "age=middle-aged")
+        }
+        ("middle-aged", false) => (
+            &["middle-aged man", "middle-aged guy", "man in his forties", "middle aged man", "man in his fifties"],
+            "age=middle-aged",
+        ),
         (_, true) => (
-            &["old woman", "elderly woman", "older woman", "senior woman", "elderly lady", "old lady", "woman in her seventies", "grandmother", "grandma"],
+            &[
+                "old woman",
+                "elderly woman",
+                "older woman",
+                "senior woman",
+                "elderly lady",
+                "old lady",
+                "woman in her seventies",
+                "grandmother",
+                "grandma",
+            ],
             "age=senior",
         ),
         (_, false) => (
-            &["old man", "elderly man", "older man", "senior man", "elderly gentleman", "old guy", "man in his seventies", "grandfather", "grandpa"],
+            &[
+                "old man",
+                "elderly man",
+                "older man",
+                "senior man",
+                "elderly gentleman",
+                "old guy",
+                "man in his seventies",
+                "grandfather",
+                "grandpa",
+            ],
             "age=senior",
         ),
     };
@@ -119,7 +149,12 @@ fn person(facts: &Facts, pick: &mut Pick, says: &mut Vec<&'static str>) -> Strin
         }
         4..=8 if age != "child" => {
             says.push(gender);
-            pick.one(if she { &["woman", "lady", "woman", "female"] } else { &["man", "guy", "man", "man", "male", "gentleman", "gent"] }).to_owned()
+            pick.one(if she {
+                &["woman", "lady", "woman", "female"]
+            } else {
+                &["man", "guy", "man", "man", "male", "gentleman", "gent"]
+            })
+            .to_owned()
         }
         _ => {
             says.extend([gender, aged]);
@@ -192,9 +227,30 @@ fn phrase(person: &str, mut units: Vec<Unit>, pick: &mut Pick) -> String {
         head = head.replace("someone", "person");
     }
     let opener = pick.one(&[
-        "", "", "", "", "", "portrait of ", "a portrait of ", "a photo of ", "photo of ", "picture of ", "a picture of ", "an image of ", "a headshot of ",
-        "close-up of ", "the face of ", "show me ", "draw ", "generate ", "please draw ", "i want a picture of ", "make a portrait of ",
-        "a face: ", "can you make ", "give me ",
+        "",
+        "",
+        "",
+        "",
+        "",
+        "portrait of ",
+        "a portrait of ",
+        "a photo of ",
+        "photo of ",
+        "picture of ",
+        "a picture of ",
+        "an image of ",
+        "a headshot of ",
+        "close-up of ",
+        "the face of ",
+        "show me ",
+        "draw ",
+        "generate ",
+        "please draw ",
+        "i want a picture of ",
+        "make a portrait of ",
+        "a face: ",
+        "can you make ",
+        "give me ",
     ]);
     let has: Vec<String> = take(&mut units, |used| used == Use::Has).iter().map(with_article).collect();
     let worn: Vec<String> = take(&mut units, |used| used == Use::Wears).iter().map(with_article).collect();
@@ -223,8 +279,15 @@ fn phrase(person: &str, mut units: Vec<Unit>, pick: &mut Pick) -> String {
     let glue = if pick.chance(0.6) { ", " } else { " " };
     let mut text = format!("{opener}{head}");
     for (index, group) in groups.iter().enumerate() {
-        let plain = group.starts_with("with ") || group.starts_with("in ") || group.starts_with("against ") || group.starts_with("on ");
-        text += if index == 0 && plain { " " } else if plain { glue } else { ", " };
+        let plain =
+            group.starts_with("with ") || group.starts_with("in ") || group.starts_with("against ") || group.starts_with("on ");
+        text += if index == 0 && plain {
+            " "
+        } else if plain {
+            glue
+        } else {
+            ", "
+        };
         text += group;
     }
     finish(text, pick)
@@ -237,7 +300,9 @@ fn list(person: &str, units: Vec<Unit>, pick: &mut Pick) -> String {
         .map(|unit| match unit.used {
             Use::Mood if !unit.adjective.is_empty() => unit.adjective.clone(),
             Use::Mood | Use::Does => unit.doing.clone(),
-            Use::Has if !unit.adjective.is_empty() && pick.chance(0.25) && !unit.adjective.contains('-') => unit.adjective.clone(),
+            Use::Has if !unit.adjective.is_empty() && pick.chance(0.25) && !unit.adjective.contains('-') => {
+                unit.adjective.clone()
+            }
             _ => unit.bare.clone(),
         })
         .collect();
@@ -260,7 +325,17 @@ fn sentences(person: &str, mut units: Vec<Unit>, she: bool, pick: &mut Pick) -> 
     let who = if person == "someone" { person.to_owned() } else { article(person) };
     let mut text = format!(
         "{}{who}",
-        pick.one(&["This is ", "The picture shows ", "I see ", "Here we see ", "There is ", "We are looking at ", "It is ", "You can see ", "The photo is of "])
+        pick.one(&[
+            "This is ",
+            "The picture shows ",
+            "I see ",
+            "Here we see ",
+            "There is ",
+            "We are looking at ",
+            "It is ",
+            "You can see ",
+            "The photo is of "
+        ])
     );
     let mut has = take(&mut units, |used| used == Use::Has);
     if !has.is_empty() && pick.chance(0.6) {
@@ -287,7 +362,17 @@ fn sentences(person: &str, mut units: Vec<Unit>, she: bool, pick: &mut Pick) -> 
         rest.push(if pick.chance(0.5) {
             format!("The background is {}.", unit.adjective)
         } else {
-            format!("Behind {} there is {}.", if neuter { "them" } else if she { "her" } else { "him" }, with_article(&unit))
+            format!(
+                "Behind {} there is {}.",
+                if neuter {
+                    "them"
+                } else if she {
+                    "her"
+                } else {
+                    "him"
+                },
+                with_article(&unit)
+            )
         });
     }
     let moods = take(&mut units, |used| used == Use::Mood);
@@ -391,7 +476,11 @@ fn finish(text: String, pick: &mut Pick) -> String {
 fn spell(text: String, pick: &mut Pick) -> String {
     let mut text = text;
     for (from, to, chance) in [
-        ("gray", "grey", 0.5), ("blond", "blonde", 0.5), ("moustache", "mustache", 0.3), ("eye shadow", "eyeshadow", 0.4), ("t-shirt", "T-shirt", 0.2),
+        ("gray", "grey", 0.5),
+        ("blond", "blonde", 0.5),
+        ("moustache", "mustache", 0.3),
+        ("eye shadow", "eyeshadow", 0.4),
+        ("t-shirt", "T-shirt", 0.2),
     ] {
         if pick.chance(chance) {
             text = text.replace(from, to);

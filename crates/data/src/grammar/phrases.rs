@@ -44,7 +44,16 @@ pub(crate) struct Unit {
 
 impl Unit {
     fn new(used: Use, bare: impl Into<String>, singular: bool, says: Vec<&'static str>) -> Self {
-        Self { used, bare: bare.into(), singular, adjective: String::new(), doing: String::new(), clause: String::new(), says, striking: false }
+        Self {
+            used,
+            bare: bare.into(),
+            singular,
+            adjective: String::new(),
+            doing: String::new(),
+            clause: String::new(),
+            says,
+            striking: false,
+        }
     }
 
     fn clause(mut self, clause: String) -> Self {
@@ -93,9 +102,14 @@ pub(crate) fn units(facts: &Facts, pick: &mut Pick) -> Vec<Unit> {
     if let Some(tone) = facts.get("skin_tone") {
         let words = skin(tone, pick);
         out.push(
-            Unit::new(Use::Has, format!("{words} {}", pick.one(&["skin", "skin", "complexion"])), false, vec![say("skin_tone", tone)])
-                .clause(format!("{{His}} skin is {words}."))
-                .adjective(format!("{words}-skinned")),
+            Unit::new(
+                Use::Has,
+                format!("{words} {}", pick.one(&["skin", "skin", "complexion"])),
+                false,
+                vec![say("skin_tone", tone)],
+            )
+            .clause(format!("{{His}} skin is {words}."))
+            .adjective(format!("{words}-skinned")),
         );
         if let Some(unit) = out.last_mut().filter(|unit| unit.bare.ends_with("complexion")) {
             unit.singular = true;
@@ -231,13 +245,29 @@ fn hair(facts: &Facts, pick: &mut Pick) -> Option<Unit> {
             false,
             vec![own],
         ),
-        "slicked back" => (pick_hair(&c, &["slicked-back {}hair", "{}hair combed back", "{}hair combed straight back", "{}hair brushed back"], pick), false, vec![own]),
+        "slicked back" => (
+            pick_hair(
+                &c,
+                &["slicked-back {}hair", "{}hair combed back", "{}hair combed straight back", "{}hair brushed back"],
+                pick,
+            ),
+            false,
+            vec![own],
+        ),
         "spiky" => (pick_hair(&c, &["spiky {}hair", "{}hair in spikes", "{}spikes"], pick), false, vec![own]),
         "shaggy" => (pick_hair(&c, &["shaggy {}hair", "messy {}hair"], pick), false, vec![own]),
-        "braids" => (pick_hair(&c, &["{}braids", "two {}braids", "{}plaits", "{}hair in braids", "braided {}hair"], pick), false, vec![own]),
+        "braids" => (
+            pick_hair(&c, &["{}braids", "two {}braids", "{}plaits", "{}hair in braids", "braided {}hair"], pick),
+            false,
+            vec![own],
+        ),
         "pigtails" => (pick_hair(&c, &["{}pigtails", "{}hair in pigtails", "two {}pigtails"], pick), false, vec![own]),
-        "space buns" => (pick_hair(&c, &["{}space buns", "two {}buns", "{}hair in two buns", "{}hair in space buns"], pick), false, vec![own]),
-        "pulled back" => (pick_hair(&c, &["{}hair pulled back", "{}hair tied back", "{}hair pulled back tightly"], pick), false, vec![own]),
+        "space buns" => {
+            (pick_hair(&c, &["{}space buns", "two {}buns", "{}hair in two buns", "{}hair in space buns"], pick), false, vec![own])
+        }
+        "pulled back" => {
+            (pick_hair(&c, &["{}hair pulled back", "{}hair tied back", "{}hair pulled back tightly"], pick), false, vec![own])
+        }
         "short curls" => match pick.below(3) {
             0 => (format!("short {c}curls"), false, vec!["hair_length=short/very short", "hair_type=curly/afro"]),
             1 => (format!("{t}{c}hair"), false, kind_says.into_iter().collect()),
@@ -260,7 +290,11 @@ fn hair(facts: &Facts, pick: &mut Pick) -> Option<Unit> {
             says.push(say("hair_color", color));
         }
         let clause = if with_color { format!("{{His}} hair is short and {word}.") } else { "{His} hair is short.".into() };
-        return Some(unit(format!("short {c}hair"), false, says).clause(clause).adjective(if with_color { "" } else { "short-haired" }));
+        return Some(unit(format!("short {c}hair"), false, says).clause(clause).adjective(if with_color {
+            ""
+        } else {
+            "short-haired"
+        }));
     }
     Some(unit(bare, singular, says))
 }
@@ -269,7 +303,13 @@ fn pick_hair(color: &str, forms: &[&str], pick: &mut Pick) -> String {
     pick.one(forms).replace("{}", color)
 }
 
-fn named(color: &str, nouns: &[&str], adjectives: &[&str], own: &'static str, pick: &mut Pick) -> (String, bool, Vec<&'static str>) {
+fn named(
+    color: &str,
+    nouns: &[&str],
+    adjectives: &[&str],
+    own: &'static str,
+    pick: &mut Pick,
+) -> (String, bool, Vec<&'static str>) {
     if !adjectives.is_empty() && pick.chance(0.35) {
         return (format!("{} {color}hair", pick.one(adjectives)), false, vec![own, "hair_length=very short"]);
     }
@@ -300,7 +340,8 @@ fn eyes(facts: &Facts, pick: &mut Pick) -> Option<Unit> {
         "dark brown" => pick.one(&["dark brown", "dark brown", "deep brown"]),
         other => other,
     });
-    let size_word = size.map(|size| if size == "big" { pick.one(&["big", "large", "huge"]) } else { pick.one(&["narrow", "small"]) });
+    let size_word =
+        size.map(|size| if size == "big" { pick.one(&["big", "large", "huge"]) } else { pick.one(&["narrow", "small"]) });
     let words: Vec<&str> = size_word.into_iter().chain(color_word).collect();
     if words.is_empty() {
         return None;
@@ -322,7 +363,9 @@ fn beard(facts: &Facts, pick: &mut Pick) -> Option<Unit> {
     }
     let value = facts.get("facial_hair")?;
     if value == "none" {
-        return pick.chance(0.3).then(|| Unit::new(Use::Has, "no beard", false, vec!["facial_hair=none"]).adjective("clean-shaven"));
+        return pick
+            .chance(0.3)
+            .then(|| Unit::new(Use::Has, "no beard", false, vec!["facial_hair=none"]).adjective("clean-shaven"));
     }
     // The colour of the beard is the hair's, but the table has no attribute for it.
     let c = facts.get("hair_color").filter(|_| pick.chance(0.5)).map_or("", |color| hair_color(color, pick));
@@ -332,8 +375,12 @@ fn beard(facts: &Facts, pick: &mut Pick) -> Option<Unit> {
         "sideburns" => (format!("{c}sideburns"), false, "facial_hair=sideburns"),
         "moustache" => (format!("{c}moustache"), true, "facial_hair=moustache"),
         "goatee" => (format!("{c}goatee"), true, "facial_hair=goatee"),
-        "short beard" if pick.chance(0.65) => (format!("{} {c}beard", pick.one(&["short", "trimmed", "neatly trimmed"])), true, "facial_hair=short beard"),
-        "full beard" if pick.chance(0.65) => (format!("{} {c}beard", pick.one(&["full", "big", "long", "bushy", "thick"])), true, "facial_hair=full beard"),
+        "short beard" if pick.chance(0.65) => {
+            (format!("{} {c}beard", pick.one(&["short", "trimmed", "neatly trimmed"])), true, "facial_hair=short beard")
+        }
+        "full beard" if pick.chance(0.65) => {
+            (format!("{} {c}beard", pick.one(&["full", "big", "long", "bushy", "thick"])), true, "facial_hair=full beard")
+        }
         _ => (format!("{c}beard"), true, "facial_hair=short beard/full beard"),
     };
     let singular = singular || bare.starts_with("five");
@@ -440,7 +487,8 @@ fn worn(facts: &Facts, pick: &mut Pick) -> Vec<Unit> {
     if let Some(kind) = facts.present("earrings") {
         let kind = Some(kind).filter(|_| pick.chance(0.6));
         let color = colored("earring_color", 0.6, pick);
-        let word = color.map_or("", |color| if color == "pearl white" { pick.one(&["pearl", "pearl white", "white"]) } else { color });
+        let word =
+            color.map_or("", |color| if color == "pearl white" { pick.one(&["pearl", "pearl white", "white"]) } else { color });
         let mut says = vec![kind.map_or("earrings=!none", |kind| say("earrings", kind))];
         says.extend(color.map(|color| say("earring_color", color)));
         let bare = match kind {
@@ -501,7 +549,17 @@ fn expression(facts: &Facts, pick: &mut Pick) -> Vec<Unit> {
         let closed: &[&str] = &["with closed eyes", "with eyes closed", "keeping {} eyes closed", "closing {} eyes"];
         let forms: &[&str] = match action {
             "smiling" => &["smiling gently", "smiling", "with a closed-mouth smile", "with a slight smile", "smiling softly"],
-            "smiling with teeth" => &["smiling broadly", "grinning", "smiling with teeth", "with a big smile", "with a wide grin", "with a toothy grin", "beaming", "grinning", "smiling"],
+            "smiling with teeth" => &[
+                "smiling broadly",
+                "grinning",
+                "smiling with teeth",
+                "with a big smile",
+                "with a wide grin",
+                "with a toothy grin",
+                "beaming",
+                "grinning",
+                "smiling",
+            ],
             "laughing" => &["laughing", "laughing out loud", "laughing", "chuckling"],
             "frowning" => &["frowning", "with a frown"],
             "grimacing" => &["grimacing", "with a grimace"],
@@ -546,13 +604,21 @@ fn expression(facts: &Facts, pick: &mut Pick) -> Vec<Unit> {
         if pick.chance(0.3) {
             does(format!("tilting {her} head"), "head_tilt=left/right", false);
         } else {
-            let form = pick.one(&["tilting {} head to the SIDE", "with {} head tilted to the SIDE"]).replace("{}", her).replace("SIDE", side);
+            let form = pick
+                .one(&["tilting {} head to the SIDE", "with {} head tilted to the SIDE"])
+                .replace("{}", her)
+                .replace("SIDE", side);
             does(form, say("head_tilt", side), false);
         }
     }
     if let Some(gaze) = facts.get("gaze").filter(|gaze| *gaze != "closed") {
         let form = match gaze {
-            "camera" => pick.one(&["looking at the camera", "looking straight at the viewer", "looking into the camera", "looking directly at the camera"]),
+            "camera" => pick.one(&[
+                "looking at the camera",
+                "looking straight at the viewer",
+                "looking into the camera",
+                "looking directly at the camera",
+            ]),
             "up" => pick.one(&["looking up", "looking upward", "glancing up"]),
             "left" => pick.one(&["looking to the left", "looking left", "glancing left"]),
             _ => pick.one(&["looking to the right", "looking right", "glancing right"]),
@@ -574,7 +640,11 @@ fn place(facts: &Facts, pick: &mut Pick) -> Option<Unit> {
         other => other,
     };
     let plain = !matches!(background, "blurred" | "blurred outdoor" | "dark");
-    let bare = if plain { format!("{word} {}", pick.one(&["background", "background", "backdrop", "wall"])) } else { format!("{word} background") };
+    let bare = if plain {
+        format!("{word} {}", pick.one(&["background", "background", "backdrop", "wall"]))
+    } else {
+        format!("{word} background")
+    };
     let bare = if plain && pick.chance(0.15) { format!("{} {bare}", pick.one(&["plain", "solid"])) } else { bare };
     let says = if background == "blurred" { "background=blurred/blurred outdoor" } else { say("background", background) };
     Some(Unit::new(Use::Place, bare, true, vec![says]).adjective(word))

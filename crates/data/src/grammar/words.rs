@@ -109,9 +109,7 @@ mod tests {
     fn patterns_spell_out() {
         let mut all = expand("tilting (his|her) head [to the left]");
         all.sort();
-        let expected = [
-            "tilting her head", "tilting her head to the left", "tilting his head", "tilting his head to the left",
-        ];
+        let expected = ["tilting her head", "tilting her head to the left", "tilting his head", "tilting his head to the left"];
         assert_eq!(all, expected);
         let mut nested = expand("(a (b|c)|d [e])");
         nested.sort();

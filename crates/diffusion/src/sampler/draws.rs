@@ -25,9 +25,7 @@ pub struct KeyedDraws {
 impl KeyedDraws {
     /// The draws of image number `image` of a run.
     pub fn new(seed: u64, image: u64) -> Self {
-        Self {
-            key: Key::new(seed, image),
-        }
+        Self { key: Key::new(seed, image) }
     }
 }
 
@@ -42,13 +40,8 @@ impl Draws for KeyedDraws {
             // A challenger wins if -ln(v) < p / best. Since -ln(v) >= 1 - v, most are out before the logarithm; the margin is
             // wider than the rounding of the quotients, so the winner is that of the plain race.
             let inverse = if best.0 > 0.0 { 1.0 / best.0 } else { f32::MAX };
-            let may_win = |p: f32, word: u32| {
-                p > 0.0 && unit_f32(word) >= 1.0 - (p * inverse).min(2.0) - 2e-6
-            };
-            let challenged = chunk
-                .iter()
-                .zip(&words)
-                .fold(false, |any, (&p, &word)| any | may_win(p, word));
+            let may_win = |p: f32, word: u32| p > 0.0 && unit_f32(word) >= 1.0 - (p * inverse).min(2.0) - 2e-6;
+            let challenged = chunk.iter().zip(&words).fold(false, |any, (&p, &word)| any | may_win(p, word));
             if !challenged {
                 continue;
             }
@@ -65,15 +58,11 @@ impl Draws for KeyedDraws {
     }
 
     fn confidence(&mut self, step: usize, place: usize) -> f32 {
-        self.key
-            .at_step(step as u32)
-            .uniform(Stream::Confidence, place as u32, 0)
+        self.key.at_step(step as u32).uniform(Stream::Confidence, place as u32, 0)
     }
 
     fn reveal(&mut self, step: usize, place: usize) -> f64 {
-        self.key
-            .at_step(step as u32)
-            .uniform_f64(Stream::Reveal, place as u32, 0)
+        self.key.at_step(step as u32).uniform_f64(Stream::Reveal, place as u32, 0)
     }
 }
 
@@ -106,38 +95,24 @@ pub fn truncated_softmax(
     top_k: Option<usize>,
     out: &mut Vec<f32>,
 ) -> Result<()> {
-    let problem = |problem| DiffusionError::NotADistribution {
-        operation,
-        place,
-        problem,
-    };
+    let problem = |problem| DiffusionError::NotADistribution { operation, place, problem };
     if logits.iter().fold(false, |nan, logit| nan | logit.is_nan()) {
         return Err(problem("NaN"));
     }
     let larger = |a: f32, b: f32| if b > a { b } else { a };
     let largest = fold_lanes(logits, f32::NEG_INFINITY, larger) / temperature;
     if !largest.is_finite() {
-        return Err(problem(if largest > 0.0 {
-            "infinite logit"
-        } else {
-            "no finite logit"
-        }));
+        return Err(problem(if largest > 0.0 { "infinite logit" } else { "no finite logit" }));
     }
     let threshold = match top_k {
         Some(k) if k > 0 && k < logits.len() => {
             let mut scratch = logits.to_vec();
-            *scratch
-                .select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a))
-                .1
+            *scratch.select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a)).1
         }
         _ => f32::NEG_INFINITY,
     };
     out.clear();
-    out.extend(
-        logits
-            .iter()
-            .map(|&l| exp_of_negative(l / temperature - largest)),
-    );
+    out.extend(logits.iter().map(|&l| exp_of_negative(l / temperature - largest)));
     if threshold > f32::NEG_INFINITY {
         let cut_off = out.iter_mut().zip(logits).filter(|&(_, &l)| l < threshold);
         cut_off.for_each(|(p, _)| *p = 0.0);
@@ -171,18 +146,8 @@ fn exp_of_negative(x: f32) -> f32 {
     let whole = shifted - ROUND;
     let rest = inside - whole * LN_2_HIGH - whole * LN_2_LOW;
     // Taylor's series; |rest| <= ln(2)/2, where the first term left out is below 6e-9.
-    let series = [
-        1.0 / 720.0,
-        1.0 / 120.0,
-        1.0 / 24.0,
-        1.0 / 6.0,
-        0.5,
-        1.0,
-        1.0,
-    ];
-    let mantissa = series
-        .iter()
-        .fold(1.0 / 5040.0, |sum, term| sum * rest + term);
+    let series = [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0];
+    let mantissa = series.iter().fold(1.0 / 5040.0, |sum, term| sum * rest + term);
     let scale = f32::from_bits((shifted.to_bits() << 23).wrapping_add(127 << 23));
     if x < -87.0 { 0.0 } else { mantissa * scale }
 }
@@ -199,11 +164,7 @@ pub fn guide(conditional: &[f32], unconditional: &[f32], guidance: f32) -> Resul
         unconditional.len(),
         "run both prompts on the same places",
     )?;
-    Ok(conditional
-        .iter()
-        .zip(unconditional)
-        .map(|(&c, &u)| (1.0 + guidance) * c - guidance * u)
-        .collect())
+    Ok(conditional.iter().zip(unconditional).map(|(&c, &u)| (1.0 + guidance) * c - guidance * u).collect())
 }
 
 #[cfg(test)]
@@ -211,9 +172,7 @@ mod tests {
     use super::*;
 
     fn random_probabilities(len: usize, sharpness: f32, seed: u64) -> Vec<f32> {
-        let logits: Vec<f32> = (0..len)
-            .map(|i| Key::new(seed, 1).gumbel(Stream::Init, 0, i as u32) * sharpness)
-            .collect();
+        let logits: Vec<f32> = (0..len).map(|i| Key::new(seed, 1).gumbel(Stream::Init, 0, i as u32) * sharpness).collect();
         let mut out = Vec::new();
         truncated_softmax("test", 0, &logits, 1.0, None, &mut out).unwrap();
         out
@@ -222,20 +181,10 @@ mod tests {
     #[test]
     fn the_shortcut_of_the_race_never_changes_its_winner() {
         for seed in 0..400 {
-            let probabilities = random_probabilities(
-                3 + (seed as usize * 37) % 900,
-                [0.1, 1.0, 5.0][seed as usize % 3],
-                seed,
-            );
+            let probabilities = random_probabilities(3 + (seed as usize * 37) % 900, [0.1, 1.0, 5.0][seed as usize % 3], seed);
             let key = Key::new(seed, 7).at_step(2);
-            let plain = exponential_race(&probabilities, |index| {
-                key.exponential(Stream::Code, 11, index as u32)
-            });
-            assert_eq!(
-                KeyedDraws::new(seed, 7).code(2, 11, &probabilities),
-                plain,
-                "seed {seed}"
-            );
+            let plain = exponential_race(&probabilities, |index| key.exponential(Stream::Code, 11, index as u32));
+            assert_eq!(KeyedDraws::new(seed, 7).code(2, 11, &probabilities), plain, "seed {seed}");
         }
     }
 
@@ -243,14 +192,10 @@ mod tests {
     fn codes_follow_their_probabilities() {
         let probabilities = [0.5, 0.25, 0.0, 0.125, 0.125];
         let mut seen = [0usize; 5];
-        (0..40_000)
-            .for_each(|place| seen[KeyedDraws::new(3, 0).code(0, place, &probabilities)] += 1);
+        (0..40_000).for_each(|place| seen[KeyedDraws::new(3, 0).code(0, place, &probabilities)] += 1);
         assert_eq!(seen[2], 0);
         let chi_square: f64 = [0, 1, 3, 4]
-            .map(|i| {
-                (seen[i] as f64 - 40_000.0 * f64::from(probabilities[i])).powi(2)
-                    / (40_000.0 * f64::from(probabilities[i]))
-            })
+            .map(|i| (seen[i] as f64 - 40_000.0 * f64::from(probabilities[i])).powi(2) / (40_000.0 * f64::from(probabilities[i])))
             .iter()
             .sum();
         assert!(chi_square < 3.0 + 5.0 * 2.5, "{chi_square} {seen:?}");
@@ -258,22 +203,13 @@ mod tests {
 
     #[test]
     fn the_exponential_is_accurate_and_the_softmax_sums_to_one() {
-        assert_eq!(
-            (exp_of_negative(0.0), exp_of_negative(f32::NEG_INFINITY)),
-            (1.0, 0.0)
-        );
+        assert_eq!((exp_of_negative(0.0), exp_of_negative(f32::NEG_INFINITY)), (1.0, 0.0));
         for i in 0..870_000 {
             let x = -(i as f32) * 1e-4;
             let exact = f64::from(x).exp();
-            assert!(
-                (f64::from(exp_of_negative(x)) / exact - 1.0).abs() < 2e-7,
-                "{x}"
-            );
+            assert!((f64::from(exp_of_negative(x)) / exact - 1.0).abs() < 2e-7, "{x}");
         }
-        let total: f64 = random_probabilities(8192, 3.0, 1)
-            .iter()
-            .map(|&p| f64::from(p))
-            .sum();
+        let total: f64 = random_probabilities(8192, 3.0, 1).iter().map(|&p| f64::from(p)).sum();
         assert!((total - 1.0).abs() < 1e-5, "{total}");
     }
 

@@ -31,9 +31,7 @@ pub struct MaskGit {
 impl MaskGit {
     /// At the start temperature.
     pub fn new(config: &SamplerConfig) -> Self {
-        Self {
-            temperature: config.confidence_temperature,
-        }
+        Self { temperature: config.confidence_temperature }
     }
 
     pub(super) fn step(
@@ -48,14 +46,7 @@ impl MaskGit {
         let mut probabilities = vec![f32::MAX; grid.len()];
         let mut scratch = Vec::new();
         for (place, logits) in rows.iter() {
-            truncated_softmax(
-                "MaskGIT step",
-                place,
-                logits,
-                config.code_temperature,
-                config.top_k,
-                &mut scratch,
-            )?;
+            truncated_softmax("MaskGIT step", place, logits, config.code_temperature, config.top_k, &mut scratch)?;
             let code = draws.code(step, place, &scratch);
             codes[place] = code as u32;
             probabilities[place] = scratch[code];
@@ -91,16 +82,7 @@ impl MaskGit {
         let mut sorted = confidences.clone();
         sorted.sort_unstable_by(f32::total_cmp);
         let cut = sorted.get(num_masked).copied().unwrap_or(f32::NEG_INFINITY);
-        let masked = confidences
-            .iter()
-            .map(|&confidence| confidence < cut)
-            .collect();
-        Ok(MaskGitStep {
-            codes,
-            probabilities,
-            masked,
-            num_masked,
-            temperature: self.temperature,
-        })
+        let masked = confidences.iter().map(|&confidence| confidence < cut).collect();
+        Ok(MaskGitStep { codes, probabilities, masked, num_masked, temperature: self.temperature })
     }
 }

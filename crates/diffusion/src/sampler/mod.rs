@@ -43,11 +43,7 @@ impl FromStr for Sampler {
             "maskgit" => Ok(Self::Maskgit),
             "euler" => Ok(Self::Euler),
             "tweedie" => Ok(Self::Tweedie),
-            _ => Err(DiffusionError::Name {
-                what: "sampler",
-                expected: "maskgit, euler or tweedie",
-                given: name.to_string(),
-            }),
+            _ => Err(DiffusionError::Name { what: "sampler", expected: "maskgit, euler or tweedie", given: name.to_string() }),
         }
     }
 }
@@ -118,23 +114,11 @@ impl SamplerConfig {
     pub fn validate(&self) -> Result<()> {
         const OPERATION: &str = "sampler settings";
         if self.num_steps == 0 || self.num_steps >= 1 << 24 {
-            return Err(range(
-                OPERATION,
-                "the number of steps",
-                "1 to 16777215",
-                self.num_steps,
-                "16 to 50 are usual",
-            ));
+            return Err(range(OPERATION, "the number of steps", "1 to 16777215", self.num_steps, "16 to 50 are usual"));
         }
         if !(self.confidence_temperature.is_finite() && self.confidence_temperature >= 0.0) {
             let given = self.confidence_temperature;
-            return Err(range(
-                OPERATION,
-                "the confidence temperature",
-                "finite and not negative",
-                given,
-                "the reference uses 1",
-            ));
+            return Err(range(OPERATION, "the confidence temperature", "finite and not negative", given, "the reference uses 1"));
         }
         if !(self.code_temperature.is_finite() && self.code_temperature > 0.0) {
             let given = self.code_temperature;
@@ -147,13 +131,7 @@ impl SamplerConfig {
             ));
         }
         if self.top_k == Some(0) {
-            return Err(range(
-                OPERATION,
-                "top_k",
-                "at least 1",
-                0,
-                "leave it out to keep all codes",
-            ));
+            return Err(range(OPERATION, "top_k", "at least 1", 0, "leave it out to keep all codes"));
         }
         Ok(())
     }
@@ -202,10 +180,7 @@ impl<D: Draws> SamplerState<D> {
     /// If a setting is out of range or the grid holds a number that is neither a code nor [`MASKED`].
     pub fn new(config: SamplerConfig, grid: Vec<u32>, num_codes: usize, draws: D) -> Result<Self> {
         config.validate()?;
-        if let Some(&code) = grid
-            .iter()
-            .find(|&&code| code != MASKED && code as usize >= num_codes)
-        {
+        if let Some(&code) = grid.iter().find(|&&code| code != MASKED && code as usize >= num_codes) {
             let expected = format!("below {num_codes} or MASKED");
             return Err(range(
                 "starting a sampler",
@@ -216,15 +191,7 @@ impl<D: Draws> SamplerState<D> {
             ));
         }
         let maskgit = MaskGit::new(&config);
-        let mut state = Self {
-            config,
-            grid,
-            num_codes,
-            draws,
-            step: 0,
-            wanted: Vec::new(),
-            maskgit,
-        };
+        let mut state = Self { config, grid, num_codes, draws, step: 0, wanted: Vec::new(), maskgit };
         state.plan();
         Ok(state)
     }
@@ -256,29 +223,17 @@ impl<D: Draws> SamplerState<D> {
     /// If the sampler is done, `logits` has another length, or a row is not a distribution; the state is then unchanged.
     pub fn step(&mut self, logits: &[f32]) -> Result<StepOutcome> {
         if self.is_done() {
-            return Err(DiffusionError::Finished {
-                operation: "sampler step",
-                num_steps: self.step,
-            });
+            return Err(DiffusionError::Finished { operation: "sampler step", num_steps: self.step });
         }
         let rows = Rows::new(logits, self.num_codes, &self.wanted, &self.grid)?;
         let last = self.step + 1 == self.config.num_steps;
         let mut grid = self.grid.clone();
-        let mut outcome = StepOutcome {
-            step: self.step,
-            revealed: Vec::new(),
-            maskgit: None,
-        };
+        let mut outcome = StepOutcome { step: self.step, revealed: Vec::new(), maskgit: None };
         if self.config.sampler == Sampler::Maskgit {
-            let done =
-                self.maskgit
-                    .step(&self.config, self.step, &rows, &self.grid, &mut self.draws)?;
+            let done = self.maskgit.step(&self.config, self.step, &rows, &self.grid, &mut self.draws)?;
             let keep = |place: &usize| last || !done.masked[*place];
             outcome.revealed = self.wanted.iter().copied().filter(keep).collect();
-            outcome
-                .revealed
-                .iter()
-                .for_each(|&place| grid[place] = done.codes[place]);
+            outcome.revealed.iter().for_each(|&place| grid[place] = done.codes[place]);
             outcome.maskgit = Some(done);
         } else {
             score::reveal(&self.config, self.step, &rows, &mut grid, &mut self.draws)?;
@@ -310,12 +265,8 @@ impl<D: Draws> SamplerState<D> {
 
     fn plan(&mut self) {
         self.wanted = match self.config.sampler {
-            Sampler::Maskgit => (0..self.grid.len())
-                .filter(|&place| self.grid[place] == MASKED)
-                .collect(),
-            Sampler::Euler | Sampler::Tweedie => {
-                score::places_to_reveal(&self.config, self.step, &self.grid, &mut self.draws)
-            }
+            Sampler::Maskgit => (0..self.grid.len()).filter(|&place| self.grid[place] == MASKED).collect(),
+            Sampler::Euler | Sampler::Tweedie => score::places_to_reveal(&self.config, self.step, &self.grid, &mut self.draws),
         };
     }
 }
@@ -335,11 +286,7 @@ pub fn sample<D: Draws, E: From<DiffusionError>>(
     let mut state = SamplerState::new(config, grid, num_codes, draws)?;
     while !state.is_done() {
         let request = state.request();
-        let answer = if request.wanted.is_empty() {
-            Vec::new()
-        } else {
-            logits(&request)?
-        };
+        let answer = if request.wanted.is_empty() { Vec::new() } else { logits(&request)? };
         state.step(&answer)?;
     }
     Ok(state.into_codes()?)
@@ -359,40 +306,23 @@ impl<'a> Rows<'a> {
         let places = if logits.len() == wanted.len() * num_codes || wanted.is_empty() {
             wanted.iter().copied().zip(0..).collect()
         } else if logits.len() == num_masked * num_codes {
-            let masked = (0..grid.len())
-                .filter(|&place| grid[place] == MASKED)
-                .zip(0..);
-            masked
-                .filter(|(place, _)| wanted.binary_search(place).is_ok())
-                .collect()
+            let masked = (0..grid.len()).filter(|&place| grid[place] == MASKED).zip(0..);
+            masked.filter(|(place, _)| wanted.binary_search(place).is_ok()).collect()
         } else if logits.len() == grid.len() * num_codes {
             wanted.iter().map(|&place| (place, place)).collect()
         } else {
             return Err(DiffusionError::Length {
                 operation: "sampler step",
                 what: "logits",
-                expected: format!(
-                    "{} x {num_codes}, {num_masked} x {num_codes} or {} x {num_codes}",
-                    wanted.len(),
-                    grid.len()
-                ),
+                expected: format!("{} x {num_codes}, {num_masked} x {num_codes} or {} x {num_codes}", wanted.len(), grid.len()),
                 given: logits.len(),
                 hint: "give one row of codebook logits for each wanted, masked or image place",
             });
         };
-        Ok(Self {
-            logits,
-            num_codes,
-            places,
-        })
+        Ok(Self { logits, num_codes, places })
     }
 
     fn iter(&self) -> impl Iterator<Item = (usize, &'a [f32])> {
-        self.places.iter().map(|&(place, row)| {
-            (
-                place,
-                &self.logits[row * self.num_codes..][..self.num_codes],
-            )
-        })
+        self.places.iter().map(|&(place, row)| (place, &self.logits[row * self.num_codes..][..self.num_codes]))
     }
 }

@@ -17,10 +17,7 @@ pub(super) fn reveal_probability(config: &SamplerConfig, step: usize) -> f64 {
     if step + 1 >= config.num_steps {
         return 1.0;
     }
-    let (from, to) = (
-        1.0 - step as f64 / num_steps,
-        1.0 - (step + 1) as f64 / num_steps,
-    );
+    let (from, to) = (1.0 - step as f64 / num_steps, 1.0 - (step + 1) as f64 / num_steps);
     match config.sampler {
         Sampler::Euler => (config.noise_schedule.at(from).score_weight() / num_steps).min(1.0),
         _ => {
@@ -31,17 +28,10 @@ pub(super) fn reveal_probability(config: &SamplerConfig, step: usize) -> f64 {
 }
 
 /// The places that step `step` reveals.
-pub(super) fn places_to_reveal(
-    config: &SamplerConfig,
-    step: usize,
-    grid: &[u32],
-    draws: &mut dyn Draws,
-) -> Vec<usize> {
+pub(super) fn places_to_reveal(config: &SamplerConfig, step: usize, grid: &[u32], draws: &mut dyn Draws) -> Vec<usize> {
     let probability = reveal_probability(config, step);
     let masked = (0..grid.len()).filter(|&place| grid[place] == MASKED);
-    masked
-        .filter(|&place| probability >= 1.0 || draws.reveal(step, place) < probability)
-        .collect()
+    masked.filter(|&place| probability >= 1.0 || draws.reveal(step, place) < probability).collect()
 }
 
 /// Draws a code for each of `rows`' places.
@@ -54,14 +44,7 @@ pub(super) fn reveal(
 ) -> Result<()> {
     let mut probabilities = Vec::new();
     for (place, logits) in rows.iter() {
-        truncated_softmax(
-            "score step",
-            place,
-            logits,
-            config.code_temperature,
-            config.top_k,
-            &mut probabilities,
-        )?;
+        truncated_softmax("score step", place, logits, config.code_temperature, config.top_k, &mut probabilities)?;
         grid[place] = draws.code(step, place, &probabilities) as u32;
     }
     Ok(())

@@ -38,11 +38,7 @@ pub enum MaskSchedule {
 
 impl MaskSchedule {
     /// The logistic schedule with the reference's defaults.
-    pub const SIGMOID: Self = Self::Sigmoid {
-        start: -3.0,
-        end: 3.0,
-        tau: 1.0,
-    };
+    pub const SIGMOID: Self = Self::Sigmoid { start: -3.0, end: 3.0, tau: 1.0 };
 
     /// The masked fraction at progress `t`.
     pub fn masked_fraction(&self, t: f32) -> f32 {
@@ -62,9 +58,7 @@ impl MaskSchedule {
 
     /// The number of tokens of `num_tokens` that are to stay masked at progress `ratio`, before the limits that the sampler sets.
     pub(crate) fn num_masked(&self, num_tokens: usize, ratio: f64) -> usize {
-        (num_tokens as f32 * self.masked_fraction(ratio as f32))
-            .floor()
-            .max(0.0) as usize
+        (num_tokens as f32 * self.masked_fraction(ratio as f32)).floor().max(0.0) as usize
     }
 }
 
@@ -175,26 +169,11 @@ mod tests {
 
     #[test]
     fn names_round_trip_and_bad_ones_are_refused() {
-        for name in [
-            "cosine",
-            "linear",
-            "pow2",
-            "pow0.5",
-            "sigmoid",
-            "sigmoid_start-6_end2_tau0.7",
-            "sigmoid_tau2",
-        ] {
+        for name in ["cosine", "linear", "pow2", "pow0.5", "sigmoid", "sigmoid_start-6_end2_tau0.7", "sigmoid_tau2"] {
             let schedule: MaskSchedule = name.parse().unwrap();
-            assert_eq!(
-                schedule.to_string().parse::<MaskSchedule>().unwrap(),
-                schedule,
-                "{name}"
-            );
+            assert_eq!(schedule.to_string().parse::<MaskSchedule>().unwrap(), schedule, "{name}");
         }
-        assert_eq!(
-            "sigmoid".parse::<MaskSchedule>().unwrap(),
-            MaskSchedule::SIGMOID
-        );
+        assert_eq!("sigmoid".parse::<MaskSchedule>().unwrap(), MaskSchedule::SIGMOID);
         for name in [
             "",
             "Cosine",
@@ -208,10 +187,7 @@ mod tests {
             "log-linear",
         ] {
             let error = name.parse::<MaskSchedule>().unwrap_err().to_string();
-            assert!(
-                error.contains("hint:") && error.contains(&format!("{name:?}")),
-                "{error}"
-            );
+            assert!(error.contains("hint:") && error.contains(&format!("{name:?}")), "{error}");
         }
     }
 

@@ -85,19 +85,11 @@ impl NoiseLevel {
 
 impl NoiseSchedule {
     /// The logistic schedule with the reference's defaults.
-    pub const SIGMOID: Self = Self::Sigmoid {
-        start: -3.0,
-        end: 3.0,
-        tau: 1.0,
-    };
+    pub const SIGMOID: Self = Self::Sigmoid { start: -3.0, end: 3.0, tau: 1.0 };
 
     /// The noise at time `t`. Times outside `[TIME_MARGIN, 1 - TIME_MARGIN]` (NaN too) are moved to the nearest end of it.
     pub fn at(&self, t: f64) -> NoiseLevel {
-        let t = if t.is_nan() {
-            TIME_MARGIN
-        } else {
-            t.clamp(TIME_MARGIN, 1.0 - TIME_MARGIN)
-        };
+        let t = if t.is_nan() { TIME_MARGIN } else { t.clamp(TIME_MARGIN, 1.0 - TIME_MARGIN) };
         let rest = 1.0 - t;
         match *self {
             Self::Cosine => NoiseLevel {
@@ -108,17 +100,9 @@ impl NoiseSchedule {
             },
             Self::LogLinear => {
                 let slope = 1.0 - LOG_LINEAR_REST;
-                NoiseLevel {
-                    log_masked: slope.ln() + t.ln(),
-                    log_kept: (-slope * t).ln_1p(),
-                    log_rate: slope.ln(),
-                }
+                NoiseLevel { log_masked: slope.ln() + t.ln(), log_kept: (-slope * t).ln_1p(), log_rate: slope.ln() }
             }
-            Self::Linear => NoiseLevel {
-                log_masked: t.ln(),
-                log_kept: (-t).ln_1p(),
-                log_rate: 0.0,
-            },
+            Self::Linear => NoiseLevel { log_masked: t.ln(), log_kept: (-t).ln_1p(), log_rate: 0.0 },
             Self::Pow { exponent } => {
                 let log_kept = exponent * (-t).ln_1p();
                 NoiseLevel {
@@ -131,8 +115,7 @@ impl NoiseSchedule {
                 // s(a) - s(b) = sinh((a - b)/2) / (2 cosh(a/2) cosh(b/2)), in logarithms.
                 let (first, last) = (start / tau, end / tau);
                 let here = (rest * (end - start) + start) / tau;
-                let whole =
-                    log_sinh(0.5 * (last - first)) - log_cosh(0.5 * last) - log_cosh(0.5 * first);
+                let whole = log_sinh(0.5 * (last - first)) - log_cosh(0.5 * last) - log_cosh(0.5 * first);
                 let part = |a: f64, b: f64, half_difference: f64| {
                     log_sinh(half_difference) - log_cosh(0.5 * a) - log_cosh(0.5 * b) - whole
                 };
@@ -175,14 +158,10 @@ impl FromStr for NoiseSchedule {
             Some(Parsed::Cosine) => Ok(Self::Cosine),
             Some(Parsed::Linear) => Ok(Self::Linear),
             Some(Parsed::LogLinear) => Ok(Self::LogLinear),
-            Some(Parsed::Pow(exponent)) => Ok(Self::Pow {
-                exponent: f64::from(exponent),
-            }),
-            Some(Parsed::Sigmoid(start, end, tau)) => Ok(Self::Sigmoid {
-                start: f64::from(start),
-                end: f64::from(end),
-                tau: f64::from(tau),
-            }),
+            Some(Parsed::Pow(exponent)) => Ok(Self::Pow { exponent: f64::from(exponent) }),
+            Some(Parsed::Sigmoid(start, end, tau)) => {
+                Ok(Self::Sigmoid { start: f64::from(start), end: f64::from(end), tau: f64::from(tau) })
+            }
             None => Err(DiffusionError::Name {
                 what: "noise schedule",
                 expected: "cosine, log-linear, linear, powK with K > 0, or sigmoid with start < end and tau > 0",
@@ -201,11 +180,7 @@ impl fmt::Display for NoiseSchedule {
             // Names are read with f32 parameters, so they are written with as many digits.
             Self::Pow { exponent } => write!(f, "pow{}", *exponent as f32),
             Self::Sigmoid { start, end, tau } => {
-                write!(
-                    f,
-                    "sigmoid_start{}_end{}_tau{}",
-                    *start as f32, *end as f32, *tau as f32
-                )
+                write!(f, "sigmoid_start{}_end{}_tau{}", *start as f32, *end as f32, *tau as f32)
             }
         }
     }
@@ -230,30 +205,16 @@ mod tests {
     use super::super::MaskSchedule;
     use super::*;
 
-    const NAMES: [&str; 7] = [
-        "cosine",
-        "log-linear",
-        "linear",
-        "pow2",
-        "pow0.5",
-        "sigmoid",
-        "sigmoid_start-6_end2_tau0.7",
-    ];
+    const NAMES: [&str; 7] = ["cosine", "log-linear", "linear", "pow2", "pow0.5", "sigmoid", "sigmoid_start-6_end2_tau0.7"];
 
     #[test]
     fn mirrors_the_mask_schedules() {
         for name in NAMES.into_iter().filter(|&name| name != "log-linear") {
-            let (noise, mask) = (
-                name.parse::<NoiseSchedule>().unwrap(),
-                name.parse::<MaskSchedule>().unwrap(),
-            );
+            let (noise, mask) = (name.parse::<NoiseSchedule>().unwrap(), name.parse::<MaskSchedule>().unwrap());
             for i in 1..100 {
                 let t = f64::from(i) / 100.0;
                 let expected = f64::from(mask.masked_fraction((1.0 - t) as f32));
-                assert!(
-                    (noise.at(t).masked() - expected).abs() < 1e-6,
-                    "{name} at {t}"
-                );
+                assert!((noise.at(t).masked() - expected).abs() < 1e-6, "{name} at {t}");
             }
         }
     }
@@ -262,29 +223,16 @@ mod tests {
     fn logarithms_agree_with_each_other_and_with_the_difference_quotient() {
         for name in NAMES {
             let schedule: NoiseSchedule = name.parse().unwrap();
-            assert_eq!(
-                schedule.to_string().parse::<NoiseSchedule>().unwrap(),
-                schedule
-            );
+            assert_eq!(schedule.to_string().parse::<NoiseSchedule>().unwrap(), schedule);
             for i in 1..50 {
                 let t = f64::from(i) / 50.0;
                 let level = schedule.at(t);
-                assert!(
-                    (level.log_masked.exp() + level.log_kept.exp() - 1.0).abs() < 1e-12,
-                    "{name} at {t}"
-                );
+                assert!((level.log_masked.exp() + level.log_kept.exp() - 1.0).abs() < 1e-12, "{name} at {t}");
                 let h = 1e-6;
                 let slope = (schedule.at(t + h).masked() - schedule.at(t - h).masked()) / (2.0 * h);
-                assert!(
-                    (level.log_rate.exp() - slope).abs() < 1e-6 * slope.max(1.0),
-                    "{name} at {t}: {slope}"
-                );
-                let slope =
-                    (schedule.at(t + h).sigma_bar() - schedule.at(t - h).sigma_bar()) / (2.0 * h);
-                assert!(
-                    (level.sigma_bar_rate() / slope - 1.0).abs() < 1e-5,
-                    "{name} at {t}: {slope}"
-                );
+                assert!((level.log_rate.exp() - slope).abs() < 1e-6 * slope.max(1.0), "{name} at {t}: {slope}");
+                let slope = (schedule.at(t + h).sigma_bar() - schedule.at(t - h).sigma_bar()) / (2.0 * h);
+                assert!((level.sigma_bar_rate() / slope - 1.0).abs() < 1e-5, "{name} at {t}: {slope}");
             }
         }
     }
@@ -307,18 +255,9 @@ mod tests {
                 ] {
                     assert!((value as f32).is_finite(), "{name} at {t}: {level:?}");
                 }
-                assert!(
-                    level.sigma_bar() as f32 > 0.0 && level.score_weight() as f32 > 0.0,
-                    "{name} at {t}"
-                );
+                assert!(level.sigma_bar() as f32 > 0.0 && level.score_weight() as f32 > 0.0, "{name} at {t}");
             }
-            assert_eq!(
-                (
-                    schedule.masked_probability(0.0),
-                    schedule.masked_probability(1.0)
-                ),
-                (0.0, 1.0)
-            );
+            assert_eq!((schedule.masked_probability(0.0), schedule.masked_probability(1.0)), (0.0, 1.0));
         }
     }
 

@@ -13,18 +13,9 @@ pub fn low_discrepancy_times(batch: usize, key: Key) -> Vec<f64> {
     let half = batch / 2;
     let width = 1.0 / batch.max(1) as f64;
     let stratified: Vec<f64> = (0..batch)
-        .map(|i| {
-            if i < batch - half {
-                (i as f64 + u) * width
-            } else {
-                1.0 - ((batch - 1 - i) as f64 + u) * width
-            }
-        })
+        .map(|i| if i < batch - half { (i as f64 + u) * width } else { 1.0 - ((batch - 1 - i) as f64 + u) * width })
         .collect();
-    key.permutation(Stream::Time, batch)
-        .into_iter()
-        .map(|i| stratified[i])
-        .collect()
+    key.permutation(Stream::Time, batch).into_iter().map(|i| stratified[i]).collect()
 }
 
 #[cfg(test)]
@@ -39,10 +30,7 @@ mod tests {
                 times.sort_by(f64::total_cmp);
                 for (i, &t) in times.iter().enumerate() {
                     let low = i as f64 / batch as f64;
-                    assert!(
-                        t >= low - 1e-12 && t <= low + 1.0 / batch as f64 + 1e-12,
-                        "{batch}: {times:?}"
-                    );
+                    assert!(t >= low - 1e-12 && t <= low + 1.0 / batch as f64 + 1e-12, "{batch}: {times:?}");
                     if batch % 2 == 0 {
                         assert!((t + times[batch - 1 - i] - 1.0).abs() < 1e-12);
                     }
@@ -60,10 +48,7 @@ mod tests {
                 let t = low_discrepancy_times(3, Key::new(1, image))[place];
                 bins[((t * 20.0) as usize).min(19)] += 1;
             }
-            let chi_square: f64 = bins
-                .iter()
-                .map(|&n| (n as f64 - 1000.0).powi(2) / 1000.0)
-                .sum();
+            let chi_square: f64 = bins.iter().map(|&n| (n as f64 - 1000.0).powi(2) / 1000.0).sum();
             assert!(chi_square < 19.0 + 5.0 * 6.2, "place {place}: {chi_square}");
         }
     }
@@ -71,21 +56,12 @@ mod tests {
     #[test]
     fn the_mean_of_a_smooth_function_varies_less_than_with_independent_draws() {
         let variance = |draw: &dyn Fn(u64) -> Vec<f64>| {
-            let means: Vec<f64> = (0..500)
-                .map(|i| draw(i).iter().map(|t| t.exp()).sum::<f64>() / 8.0)
-                .collect();
+            let means: Vec<f64> = (0..500).map(|i| draw(i).iter().map(|t| t.exp()).sum::<f64>() / 8.0).collect();
             let mean = means.iter().sum::<f64>() / 500.0;
             means.iter().map(|m| (m - mean).powi(2)).sum::<f64>() / 500.0
         };
         let stratified = variance(&|i| low_discrepancy_times(8, Key::new(5, i)));
-        let independent = variance(&|i| {
-            (0..8)
-                .map(|j| Key::new(5, i).uniform_f64(Stream::Data, j, 0))
-                .collect()
-        });
-        assert!(
-            stratified * 50.0 < independent,
-            "{stratified} against {independent}"
-        );
+        let independent = variance(&|i| (0..8).map(|j| Key::new(5, i).uniform_f64(Stream::Data, j, 0)).collect());
+        assert!(stratified * 50.0 < independent, "{stratified} against {independent}");
     }
 }

@@ -24,9 +24,7 @@ impl Tiny {
             })
             .collect();
         let total: f64 = weights.iter().sum();
-        Self {
-            joint: weights.iter().map(|w| w / total).collect(),
-        }
+        Self { joint: weights.iter().map(|w| w / total).collect() }
     }
 
     /// `ln p(x_place = code | known codes of the grid)`, K numbers.
@@ -44,11 +42,7 @@ impl Tiny {
 
     /// Logits of the given places, as a network would give them.
     pub fn logits(&self, grid: &[u32], places: &[usize]) -> Vec<f32> {
-        places
-            .iter()
-            .flat_map(|&place| self.log_conditional(grid, place))
-            .map(|l| l as f32)
-            .collect()
+        places.iter().flat_map(|&place| self.log_conditional(grid, place)).map(|l| l as f32).collect()
     }
 }
 
@@ -57,17 +51,11 @@ pub fn digits(state: usize) -> [usize; 3] {
 }
 
 pub fn state_of(codes: &[u32]) -> usize {
-    codes
-        .iter()
-        .fold(0, |state, &code| state * CODES + code as usize)
+    codes.iter().fold(0, |state, &code| state * CODES + code as usize)
 }
 
 /// Half the sum of absolute differences between frequencies and probabilities.
 pub fn total_variation(counts: &[usize], probabilities: &[f64]) -> f64 {
     let total: usize = counts.iter().sum();
-    0.5 * counts
-        .iter()
-        .zip(probabilities)
-        .map(|(&n, p)| (n as f64 / total as f64 - p).abs())
-        .sum::<f64>()
+    0.5 * counts.iter().zip(probabilities).map(|(&n, p)| (n as f64 / total as f64 - p).abs()).sum::<f64>()
 }

@@ -1,7 +1,8 @@
 //! Matrix products on strided f32 matrices: `C = A B` or `C += A B`, C row-major.
 //!
 //! Both factors are packed into panels that the micro-kernels read in order; bf16 rounds while packing and sums in f32. Work is cut
-//! into blocks of C, never along the sums, so results don't depend on the number of threads.
+//! into blocks of C, never along the sums, and every path sums in the same order: a value depends neither on the number of threads nor
+//! on the rows and columns beside it.
 
 mod micro;
 mod pack;
@@ -49,13 +50,7 @@ impl<'a> Matrix<'a> {
 
     /// The transpose, without moving data.
     pub fn t(self) -> Self {
-        Self {
-            rows: self.cols,
-            cols: self.rows,
-            row_stride: self.col_stride,
-            col_stride: self.row_stride,
-            ..self
-        }
+        Self { rows: self.cols, cols: self.rows, row_stride: self.col_stride, col_stride: self.row_stride, ..self }
     }
 }
 
@@ -97,7 +92,7 @@ fn product(a: Matrix<'_>, b: Matrix<'_>, c: &mut [f32], accumulate: bool, precis
         }
         return;
     }
-    if m <= small::MAX_ROWS && a.col_stride == 1 && b.row_stride == 1 {
+    if m <= rows::MAX_ROWS {
         return small::few_rows(a, b, c, accumulate, precision, parallel);
     }
     match (precision, level()) {

@@ -95,7 +95,16 @@ fn gather(
 
 impl F32 {
     #[inline(always)]
-    fn panel<const W: usize>(self, data: &[f32], strides: [usize; 2], lane0: usize, lanes: usize, k0: usize, depth: usize, out: &mut [f32]) {
+    fn panel<const W: usize>(
+        self,
+        data: &[f32],
+        strides: [usize; 2],
+        lane0: usize,
+        lanes: usize,
+        k0: usize,
+        depth: usize,
+        out: &mut [f32],
+    ) {
         if lanes < W {
             out.fill(0.0);
         }
@@ -145,7 +154,15 @@ impl Packing<f32> for F32 {
 
 impl Bf16Pairs {
     #[inline(always)]
-    fn panel<const W: usize>(data: &[f32], strides: [usize; 2], lane0: usize, lanes: usize, k0: usize, depth: usize, out: &mut [u16]) {
+    fn panel<const W: usize>(
+        data: &[f32],
+        strides: [usize; 2],
+        lane0: usize,
+        lanes: usize,
+        k0: usize,
+        depth: usize,
+        out: &mut [u16],
+    ) {
         if lanes < W || depth % 2 == 1 {
             out.fill(0);
         }
@@ -166,7 +183,9 @@ impl Bf16Pairs {
     pub(super) fn plain(self, a: &Matrix<'_>) -> Vec<u16> {
         let depth = a.cols.next_multiple_of(2);
         let mut out = vec![0; a.rows * depth];
-        gather(a.data, [a.row_stride, a.col_stride], 0, a.rows, 0, a.cols, |row, d, value| out[row * depth + d] = bf16_bits(value));
+        gather(a.data, [a.row_stride, a.col_stride], 0, a.rows, 0, a.cols, |row, d, value| {
+            out[row * depth + d] = bf16_bits(value)
+        });
         out
     }
 }

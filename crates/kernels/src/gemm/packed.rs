@@ -2,13 +2,14 @@
 
 use rayon::prelude::*;
 
-use super::micro::{NR, Target};
+use super::micro::NR;
 use super::pack::{self, Packing};
-use super::{Block, Cut, KC, Matrix, Output, Precision, SERIAL, multiply, rows};
+use super::small::{self, FewRows};
+use super::{Block, Cut, KC, Matrix, Precision, SERIAL, multiply, rows};
 use crate::cpu::{Level, level};
 
-/// A packed matrix `[k, n]`. It doesn't depend on how it is used, and works at every instruction level; it is fast at the one that it
-/// was packed at.
+/// A packed matrix `[k, n]`. Products equal those of [`super::gemm`] to the last bit. It works at every instruction level; it is fast at
+/// the one that it was packed at.
 #[derive(Debug, Clone)]
 pub struct PackedMatrix {
     rows: usize,
@@ -96,57 +97,25 @@ impl PackedMatrix {
             return;
         }
         let parallel = m * n * k > SERIAL;
-        let few = m <= rows::MAX_ROWS;
         match &self.panels {
-            Panels::F32 { values, round } if few => {
-                let packing = pack::F32 { round: *round };
-                let x = packing.plain(&a);
-                // SAFETY: `few_rows` gives targets inside `c`, each to one task.
-                few_rows(values, k, c, n, accumulate, parallel, |panel, target| unsafe { rows::rows_f32(&x, panel, k, target) });
-            }
-            Panels::Bf16(values) if few => {
-                let depth = k.next_multiple_of(2);
-                let x = pack::Bf16Pairs.plain(&a);
-                // SAFETY: `few_rows` gives targets inside `c`, each to one task.
-                few_rows(values, depth, c, n, accumulate, parallel, |panel, target| unsafe { rows::rows_bf16(&x, panel, depth, target) });
-            }
-            Panels::F32 { values, round } => by_blocks(&a, values, c, n, accumulate, parallel, pack::F32 { round: *round }),
-            Panels::Bf16(values) => by_blocks(&a, values, c, n, accumulate, parallel, pack::Bf16Pairs),
+            Panels::F32 { values, round } => by_panels(&a, values, c, n, accumulate, parallel, pack::F32 { round: *round }),
+            Panels::Bf16(values) => by_panels(&a, values, c, n, accumulate, parallel, pack::Bf16Pairs),
         }
     }
 }
 
-fn few_rows<T: Sync>(
-    panels: &[T],
-    depth: usize,
-    c: &mut [f32],
-    n: usize,
-    add: bool,
-    parallel: bool,
-    kernel: impl Fn(&[T], Target) + Sync,
-) {
-    let height = c.len() / n;
-    let output = Output(c.as_mut_ptr());
-    let work = |(j, panel): (usize, &[T])| {
-        let target = Target { start: output.at(j * NR), stride: n, height, width: NR.min(n - j * NR), add };
-        kernel(panel, target);
-    };
-    if parallel {
-        panels.par_chunks_exact(depth * NR).with_min_len(4).enumerate().for_each(work);
-    } else {
-        panels.chunks_exact(depth * NR).enumerate().for_each(work);
-    }
-}
-
-fn by_blocks<T: Copy + Default + Send + Sync>(
+fn by_panels<T: Copy + Default + Send + Sync>(
     a: &Matrix<'_>,
     panels: &[T],
     c: &mut [f32],
     n: usize,
     accumulate: bool,
     parallel: bool,
-    packing: impl Packing<T>,
+    packing: impl FewRows<T>,
 ) {
+    if a.rows <= rows::MAX_ROWS {
+        return small::from_panels(a, panels, n, c, accumulate, parallel, packing);
+    }
     let cut = Cut::new(a.rows, n.div_ceil(NR), parallel);
     let stride = packing.padded_depth(a.cols) * NR;
     for k0 in (0..a.cols).step_by(KC) {
@@ -158,7 +127,7 @@ fn by_blocks<T: Copy + Default + Send + Sync>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cpu::force_level;
+    use crate::cpu::{at_every_level, force_level};
     use crate::gemm::gemm;
 
     fn values(count: usize, seed: u32) -> Vec<f32> {
@@ -167,35 +136,38 @@ mod tests {
 
     #[test]
     fn packed_products_equal_plain_ones_wherever_they_were_packed() {
-        let levels = [Level::Portable, Level::Avx2, Level::Avx512];
-        for (m, n, k) in [(1, 1, 1), (1, 70, 1025), (2, 33, 7), (3, 64, 516), (4, 5, 64), (5, 96, 31), (6, 31, 9), (7, 40, 12), (8, 65, 3), (9, 70, 1030), (50, 129, 65)] {
-            let (a, w) = (values(m * k, 1), values(n * k, 2));
-            let (a, b) = (Matrix::new(&a, m, k), Matrix::new(&w, n, k).t());
-            for precision in [Precision::F32, Precision::Bf16] {
-                for packed_at in levels {
+        let sizes =
+            [(1, 1, 1), (1, 70, 1025), (2, 33, 7), (3, 64, 516), (4, 5, 64), (5, 96, 31), (6, 31, 9), (7, 40, 12), (8, 65, 3)];
+        at_every_level(|packed_at| {
+            for (m, n, k) in sizes.into_iter().chain([(9, 70, 1030), (50, 129, 65)]) {
+                let (a, w) = (values(m * k, 1), values(n * k, 2));
+                let (a, b) = (Matrix::new(&a, m, k), Matrix::new(&w, n, k).t());
+                for precision in [Precision::F32, Precision::Bf16] {
                     force_level(Some(packed_at));
                     let packed = PackedMatrix::new(b, precision);
                     if precision == Precision::F32 {
                         let expected: Vec<f32> = (0..k * n).map(|i| w[i % n * k + i / n]).collect();
                         assert_eq!(packed.unpack(), expected);
                     }
-                    for used_at in levels {
+                    for used_at in [Level::Portable, Level::Avx2, Level::Avx512] {
                         force_level(Some(used_at));
                         for accumulate in [false, true] {
                             let mut expected = values(m * n, 3);
                             let mut found = expected.clone();
                             gemm(a, b, &mut expected, accumulate, precision);
                             packed.product(a, &mut found, accumulate);
+                            let what = format!("{precision:?} {packed_at:?} {used_at:?} {m}x{n}x{k}");
+                            if packed_at == used_at {
+                                assert_eq!(found, expected, "{what}");
+                            }
                             for (f, e) in found.iter().zip(&expected) {
-                                let tolerance = 4e-6 * (k as f32).sqrt() + 2e-6;
-                                assert!((f - e).abs() < tolerance, "{precision:?} {packed_at:?} {used_at:?} {m}x{n}x{k}: {f} vs {e}");
+                                assert!((f - e).abs() < 4e-6 * (k as f32).sqrt() + 2e-6, "{what}: {f} vs {e}");
                             }
                         }
                     }
                 }
             }
-        }
-        force_level(None);
+        });
     }
 
     #[test]

@@ -1,194 +1,235 @@
-//! A few rows times packed panels of 32 columns: decoding with weights that were packed once. The rows are not packed.
+//! One to eight rows times packed panels of 32 columns: decoding. The rows are not packed.
+//!
+//! Each output is summed in the order of the large products, so a row's result doesn't depend on the rows beside it, to the last bit.
 
-use super::micro::{self, NR, Target};
+use super::micro::NR;
 use crate::cpu::{Level, level};
 
 /// Most rows that these kernels take.
 pub(super) const MAX_ROWS: usize = 8;
+/// Panels that are worked on together: with few rows, independent sums hide the latency of multiply-adds.
+pub(super) const PANELS: usize = 2;
 
-/// Rows `x` `[rows, depth]` times an f32 panel.
-///
-/// # Safety
-/// `target` is valid for writes, and nobody else has access to its values.
-pub(super) unsafe fn rows_f32(x: &[f32], panel: &[f32], depth: usize, target: Target) {
-    let rows = target.height;
-    assert!((1..=MAX_ROWS).contains(&rows) && x.len() >= rows * depth && panel.len() >= depth * NR && target.width <= NR);
-    match level() {
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: `level` found AVX-512 on this CPU; the assertion gives the slices their length, the caller the target.
-        Level::Avx512 => unsafe { x86::rows_f32(x.as_ptr(), panel.as_ptr(), depth, target) },
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: `level` found AVX2 and FMA on this CPU; the caller's promise on the target.
-        Level::Avx2 => unsafe { x86::rows_avx2(x, panel, depth, target) },
-        // SAFETY: the caller's promise on the target.
-        _ => unsafe { lanes::<false>(x, panel, depth, target) },
+/// Sums of up to two panels: `[panel][row]`.
+pub(super) type Sums = [[[f32; NR]; MAX_ROWS]; PANELS];
+
+/// One to eight rows of equal length, one after the other.
+#[derive(Clone, Copy)]
+pub(super) struct Rows<'a, T> {
+    pub(super) values: &'a [T],
+    pub(super) length: usize,
+}
+
+impl<T> Rows<'_, T> {
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.values.len() / self.length
+    }
+
+    fn check(&self, start: usize, panels: &[&[T]], depth: usize) {
+        assert!((1..=MAX_ROWS).contains(&self.count()) && start + depth <= self.length);
+        assert!((1..=PANELS).contains(&panels.len()) && panels.iter().all(|panel| panel.len() >= depth * NR));
     }
 }
 
-/// Rows `x` `[rows, depth]` of bf16 bit patterns times a bf16 panel in pairs of depths; `depth` is even.
-///
-/// # Safety
-/// As [`rows_f32`].
-pub(super) unsafe fn rows_bf16(x: &[u16], panel: &[u16], depth: usize, target: Target) {
-    let rows = target.height;
-    assert!((1..=MAX_ROWS).contains(&rows) && x.len() >= rows * depth && panel.len() >= depth * NR && target.width <= NR);
-    assert!(depth.is_multiple_of(2));
+/// Adds to `sums` the products of `depth` values of each row, from `start`, with each panel.
+pub(super) fn rows_f32(x: Rows<'_, f32>, start: usize, panels: &[&[f32]], depth: usize, sums: &mut Sums) {
+    x.check(start, panels, depth);
+    match level() {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: `level` found AVX-512 on this CPU; `check` has found the lengths right.
+        Level::Avx512 => unsafe { x86::rows_f32(x, start, panels, depth, sums) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: `level` found AVX2 and FMA on this CPU; all accesses are through slices.
+        Level::Avx2 => unsafe { x86::rows_avx2(x, start, panels, depth, sums) },
+        _ => lanes::<false>(x, start, panels, depth, sums),
+    }
+}
+
+/// As [`rows_f32`] on bf16 bit patterns, the panels in pairs of depths; `start` and `depth` are even.
+pub(super) fn rows_bf16(x: Rows<'_, u16>, start: usize, panels: &[&[u16]], depth: usize, sums: &mut Sums) {
+    x.check(start, panels, depth);
+    assert!(start.is_multiple_of(2) && depth.is_multiple_of(2) && x.length.is_multiple_of(2));
     #[cfg(target_arch = "x86_64")]
     if level() == Level::Avx512 {
-        // SAFETY: `level` found AVX-512 BF16 on this CPU; the assertions give the slices their length, the caller the target.
-        return unsafe { x86::rows_bf16(x.as_ptr(), panel.as_ptr(), depth / 2, target) };
+        // SAFETY: `level` found AVX-512 BF16 on this CPU; `check` and the assertion have found the lengths right.
+        return unsafe { x86::rows_bf16(x, start, panels, depth, sums) };
     }
     let float = |bits: u16| f32::from_bits(u32::from(bits) << 16);
-    let mut tile = [[0.0; NR]; MAX_ROWS];
-    for (x, sums) in x.chunks_exact(depth).zip(&mut tile).take(rows) {
-        for (x, panel) in x.chunks_exact(2).zip(panel.chunks_exact(2 * NR)) {
-            for (sum, pair) in sums.iter_mut().zip(panel.chunks_exact(2)) {
-                *sum += float(x[0]) * float(pair[0]) + float(x[1]) * float(pair[1]);
+    for (panel, sums) in panels.iter().zip(sums) {
+        for (x, sums) in x.values.chunks_exact(x.length).zip(sums) {
+            for (x, panel) in x[start..start + depth].chunks_exact(2).zip(panel.chunks_exact(2 * NR)) {
+                for (sum, pair) in sums.iter_mut().zip(panel.chunks_exact(2)) {
+                    *sum += float(x[0]) * float(pair[0]) + float(x[1]) * float(pair[1]);
+                }
             }
         }
     }
-    // SAFETY: the caller's promise.
-    unsafe { micro::store(&tile, target) };
 }
 
 /// The scalar twin. FUSED asks for fused multiply-add, which is a slow call on CPUs without the instruction.
-///
-/// # Safety
-/// As [`rows_f32`].
 #[inline(always)]
-unsafe fn lanes<const FUSED: bool>(x: &[f32], panel: &[f32], depth: usize, target: Target) {
-    let mut tile = [[0.0f32; NR]; MAX_ROWS];
-    for (x, out) in x.chunks_exact(depth).zip(&mut tile).take(target.height) {
-        let mut sums = [0.0f32; NR];
-        for (&factor, values) in x.iter().zip(panel.chunks_exact(NR)) {
-            for (sum, &value) in sums.iter_mut().zip(values) {
-                *sum = if FUSED { factor.mul_add(value, *sum) } else { factor * value + *sum };
+fn lanes<const FUSED: bool>(x: Rows<'_, f32>, start: usize, panels: &[&[f32]], depth: usize, sums: &mut Sums) {
+    for (panel, sums) in panels.iter().zip(sums) {
+        for (x, out) in x.values.chunks_exact(x.length).zip(sums) {
+            let mut sums = *out;
+            for (&factor, values) in x[start..start + depth].iter().zip(panel.chunks_exact(NR)) {
+                for (sum, &value) in sums.iter_mut().zip(values) {
+                    *sum = if FUSED { factor.mul_add(value, *sum) } else { factor * value + *sum };
+                }
             }
+            *out = sums;
         }
-        *out = sums;
     }
-    // SAFETY: the caller's promise.
-    unsafe { micro::store(&tile, target) };
 }
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::super::micro::x86::put;
-    use super::{NR, Target};
+    use super::{NR, Rows, Sums};
 
-    /// # Safety
-    /// As [`super::rows_f32`], on a CPU with AVX2 and FMA.
     #[target_feature(enable = "avx2,fma")]
-    pub(super) unsafe fn rows_avx2(x: &[f32], panel: &[f32], depth: usize, target: Target) {
-        // SAFETY: the caller's promise.
-        unsafe { super::lanes::<true>(x, panel, depth, target) };
+    pub(super) fn rows_avx2(x: Rows<'_, f32>, start: usize, panels: &[&[f32]], depth: usize, sums: &mut Sums) {
+        super::lanes::<true>(x, start, panels, depth, sums);
     }
 
-    /// Calls the kernel of the target's height. With few rows, WAYS independent sums hide the latency of the multiply-adds.
-    macro_rules! by_height {
-        ($kernel:ident, $target:expr, $($arg:expr),*) => {
-            match $target.height {
-                1 => $kernel::<1, 4>($($arg),*, $target),
-                2 => $kernel::<2, 4>($($arg),*, $target),
-                3 => $kernel::<3, 2>($($arg),*, $target),
-                4 => $kernel::<4, 2>($($arg),*, $target),
-                5 => $kernel::<5, 1>($($arg),*, $target),
-                6 => $kernel::<6, 1>($($arg),*, $target),
-                7 => $kernel::<7, 1>($($arg),*, $target),
-                _ => $kernel::<8, 1>($($arg),*, $target),
+    /// Calls the kernel of the number of rows: on both panels at once if the registers hold the sums.
+    macro_rules! by_rows {
+        ($kernel:ident, $count:expr, $panels:expr, $sums:expr, $x:expr, $($arg:expr),*) => {
+            match ($count, $panels) {
+                (1, [a, b]) => $kernel::<1, 2>($x, [a.as_ptr().cast(), b.as_ptr().cast()], $($arg),*, $sums),
+                (2, [a, b]) => $kernel::<2, 2>($x, [a.as_ptr().cast(), b.as_ptr().cast()], $($arg),*, $sums),
+                (3, [a, b]) => $kernel::<3, 2>($x, [a.as_ptr().cast(), b.as_ptr().cast()], $($arg),*, $sums),
+                (4, [a, b]) => $kernel::<4, 2>($x, [a.as_ptr().cast(), b.as_ptr().cast()], $($arg),*, $sums),
+                (count, panels) => for (panel, sums) in panels.iter().zip($sums.chunks_mut(1)) {
+                    let panel = [panel.as_ptr().cast()];
+                    match count {
+                        1 => $kernel::<1, 1>($x, panel, $($arg),*, sums),
+                        2 => $kernel::<2, 1>($x, panel, $($arg),*, sums),
+                        3 => $kernel::<3, 1>($x, panel, $($arg),*, sums),
+                        4 => $kernel::<4, 1>($x, panel, $($arg),*, sums),
+                        5 => $kernel::<5, 1>($x, panel, $($arg),*, sums),
+                        6 => $kernel::<6, 1>($x, panel, $($arg),*, sums),
+                        7 => $kernel::<7, 1>($x, panel, $($arg),*, sums),
+                        _ => $kernel::<8, 1>($x, panel, $($arg),*, sums),
+                    }
+                },
             }
         };
     }
 
     /// # Safety
-    /// The CPU has AVX-512 F; `x` holds `height * depth` and `panel` `depth * NR` values; `target` is valid for writes.
+    /// The CPU has AVX-512 F, and [`Rows::check`] holds.
     #[target_feature(enable = "avx512f")]
-    pub(super) unsafe fn rows_f32(x: *const f32, panel: *const f32, depth: usize, target: Target) {
-        // SAFETY: the caller's promise.
-        unsafe { by_height!(f32_kernel, target, x, panel, depth) }
+    pub(super) unsafe fn rows_f32(x: Rows<'_, f32>, start: usize, panels: &[&[f32]], depth: usize, sums: &mut Sums) {
+        // SAFETY: `start` lies in the rows; the rest is the caller's promise.
+        unsafe { by_rows!(f32_kernel, x.count(), panels, sums, x.values.as_ptr().add(start), x.length, depth) }
     }
 
     /// # Safety
-    /// The CPU has AVX-512 F and BF16; `x` holds `height * pairs * 2` and `panel` `pairs * 2 * NR` values; `target` is valid for writes.
+    /// The CPU has AVX-512 F and BF16, [`Rows::check`] holds, and the sizes are even.
     #[target_feature(enable = "avx512f,avx512bf16")]
-    pub(super) unsafe fn rows_bf16(x: *const u16, panel: *const u16, pairs: usize, target: Target) {
-        // SAFETY: the caller's promise.
-        unsafe { by_height!(bf16_kernel, target, x.cast(), panel.cast(), pairs) }
+    pub(super) unsafe fn rows_bf16(x: Rows<'_, u16>, start: usize, panels: &[&[u16]], depth: usize, sums: &mut Sums) {
+        // SAFETY: `start` lies in the rows; the rest is the caller's promise.
+        unsafe { by_rows!(bf16_kernel, x.count(), panels, sums, x.values.as_ptr().add(start).cast(), x.length / 2, depth / 2) }
+    }
+
+    type Registers<const ROWS: usize, const PANELS: usize> = [[[__m512; 2]; PANELS]; ROWS];
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn load<const ROWS: usize, const PANELS: usize>(sums: &[[[f32; NR]; super::MAX_ROWS]]) -> Registers<ROWS, PANELS> {
+        let mut registers = [[[_mm512_setzero_ps(); 2]; PANELS]; ROWS];
+        for (row, panels) in registers.iter_mut().enumerate() {
+            for (panel, halves) in panels.iter_mut().enumerate() {
+                let values = &sums[panel][row];
+                // SAFETY: 32 values are two vectors.
+                *halves = unsafe { [_mm512_loadu_ps(values.as_ptr()), _mm512_loadu_ps(values.as_ptr().add(16))] };
+            }
+        }
+        registers
     }
 
     #[inline]
     #[target_feature(enable = "avx512f")]
-    fn total<const ROWS: usize, const WAYS: usize>(sums: [[[__m512; 2]; ROWS]; WAYS]) -> [[__m512; 2]; ROWS] {
-        let mut total = sums[0];
-        for way in &sums[1..] {
-            for (total, way) in total.iter_mut().zip(way) {
-                for half in 0..2 {
-                    total[half] = _mm512_add_ps(total[half], way[half]);
+    fn store<const ROWS: usize, const PANELS: usize>(
+        registers: Registers<ROWS, PANELS>,
+        sums: &mut [[[f32; NR]; super::MAX_ROWS]],
+    ) {
+        for (row, panels) in registers.into_iter().enumerate() {
+            for (panel, halves) in panels.into_iter().enumerate() {
+                let values = sums[panel][row].as_mut_ptr();
+                // SAFETY: 32 values are two vectors.
+                unsafe {
+                    _mm512_storeu_ps(values, halves[0]);
+                    _mm512_storeu_ps(values.add(16), halves[1]);
                 }
             }
         }
-        total
     }
 
     /// # Safety
-    /// As [`rows_f32`], with ROWS the target's height.
+    /// The CPU has AVX-512 F; from `x` ROWS rows of `depth` values lie `length` apart; each panel holds `depth * NR` values.
     #[inline]
     #[target_feature(enable = "avx512f")]
-    unsafe fn f32_kernel<const ROWS: usize, const WAYS: usize>(x: *const f32, panel: *const f32, depth: usize, target: Target) {
-        let mut sums = [[[_mm512_setzero_ps(); 2]; ROWS]; WAYS];
-        let mut d = 0;
-        while d < depth {
-            for (way, sums) in sums.iter_mut().enumerate() {
-                if d + way >= depth {
-                    break;
-                }
-                // SAFETY: `d + way` is below `depth`, so all reads are inside the slices, as the caller promises.
-                unsafe {
-                    let line = panel.add((d + way) * NR);
-                    let values = [_mm512_loadu_ps(line), _mm512_loadu_ps(line.add(16))];
-                    for (row, sum) in sums.iter_mut().enumerate() {
-                        let factor = _mm512_set1_ps(*x.add(row * depth + d + way));
+    unsafe fn f32_kernel<const ROWS: usize, const PANELS: usize>(
+        x: *const f32,
+        panels: [*const f32; PANELS],
+        length: usize,
+        depth: usize,
+        sums: &mut [[[f32; NR]; super::MAX_ROWS]],
+    ) {
+        let mut registers = load::<ROWS, PANELS>(sums);
+        for d in 0..depth {
+            // SAFETY: `d` is below `depth`; the caller's promise.
+            unsafe {
+                let values = panels.map(|panel| [_mm512_loadu_ps(panel.add(d * NR)), _mm512_loadu_ps(panel.add(d * NR + 16))]);
+                for (row, sums) in registers.iter_mut().enumerate() {
+                    let factor = _mm512_set1_ps(*x.add(row * length + d));
+                    for (sum, values) in sums.iter_mut().zip(values) {
                         sum[0] = _mm512_fmadd_ps(factor, values[0], sum[0]);
                         sum[1] = _mm512_fmadd_ps(factor, values[1], sum[1]);
                     }
                 }
             }
-            d += WAYS;
         }
-        // SAFETY: the caller's promise on the target.
-        unsafe { put(&total(sums), target) };
+        store(registers, sums);
     }
 
     /// # Safety
-    /// As [`rows_bf16`], with ROWS the target's height; a word is a pair of bf16 bit patterns.
+    /// The CPU has AVX-512 F and BF16; from `x` ROWS rows of `pairs` words lie `length` apart; each panel holds `pairs * NR` words, each
+    /// two bf16 bit patterns.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bf16")]
-    unsafe fn bf16_kernel<const ROWS: usize, const WAYS: usize>(x: *const i32, panel: *const i32, pairs: usize, target: Target) {
-        let mut sums = [[[_mm512_setzero_ps(); 2]; ROWS]; WAYS];
-        let mut d = 0;
-        while d < pairs {
-            for (way, sums) in sums.iter_mut().enumerate() {
-                if d + way >= pairs {
-                    break;
-                }
-                // SAFETY: `d + way` is below `pairs`, so all reads are inside the slices, as the caller promises; reads are unaligned ones.
-                // The casts reinterpret vectors of 32 bf16 bit patterns, for which every pattern is a value.
-                unsafe {
-                    let line = panel.add((d + way) * NR);
-                    let low: __m512bh = std::mem::transmute(_mm512_loadu_si512(line.cast()));
-                    let high: __m512bh = std::mem::transmute(_mm512_loadu_si512(line.add(16).cast()));
-                    for (row, sum) in sums.iter_mut().enumerate() {
-                        let factor: __m512bh = std::mem::transmute(_mm512_set1_epi32(x.add(row * pairs + d + way).read_unaligned()));
-                        sum[0] = _mm512_dpbf16_ps(sum[0], factor, low);
-                        sum[1] = _mm512_dpbf16_ps(sum[1], factor, high);
+    unsafe fn bf16_kernel<const ROWS: usize, const PANELS: usize>(
+        x: *const i32,
+        panels: [*const i32; PANELS],
+        length: usize,
+        pairs: usize,
+        sums: &mut [[[f32; NR]; super::MAX_ROWS]],
+    ) {
+        let mut registers = load::<ROWS, PANELS>(sums);
+        for d in 0..pairs {
+            // SAFETY: `d` is below `pairs`; the caller's promise; reads are unaligned ones. The casts reinterpret vectors of 32 bf16 bit
+            // patterns, for which every pattern is a value.
+            unsafe {
+                let values: [[__m512bh; 2]; PANELS] = panels.map(|panel| {
+                    let line = panel.add(d * NR);
+                    [
+                        std::mem::transmute::<__m512i, __m512bh>(_mm512_loadu_si512(line.cast())),
+                        std::mem::transmute::<__m512i, __m512bh>(_mm512_loadu_si512(line.add(16).cast())),
+                    ]
+                });
+                for (row, sums) in registers.iter_mut().enumerate() {
+                    let factor: __m512bh = std::mem::transmute(_mm512_set1_epi32(x.add(row * length + d).read_unaligned()));
+                    for (sum, values) in sums.iter_mut().zip(values) {
+                        sum[0] = _mm512_dpbf16_ps(sum[0], factor, values[0]);
+                        sum[1] = _mm512_dpbf16_ps(sum[1], factor, values[1]);
                     }
                 }
             }
-            d += WAYS;
         }
-        // SAFETY: the caller's promise on the target.
-        unsafe { put(&total(sums), target) };
+        store(registers, sums);
     }
 }

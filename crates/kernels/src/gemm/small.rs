@@ -1,92 +1,129 @@
-//! A few rows times a transposed matrix: each output is one dot product along memory, nothing is packed. This is decoding.
+//! A few rows times a matrix: panels of the matrix are packed a piece at a time into the first-level cache and used at once.
 
-use half::bf16;
 use rayon::prelude::*;
 
-use super::{Matrix, Precision};
+use super::micro::{self, NR, Target};
+use super::pack::{Bf16Pairs, F32, Packing};
+use super::rows::{self, MAX_ROWS, PANELS, Rows, Sums};
+use super::{KC, Matrix, Output, Precision};
 use crate::cpu::{Level, level};
 
-/// Most rows for which packing the other factor doesn't pay.
-pub(super) const MAX_ROWS: usize = 4;
+/// Depth of a piece; a divisor of [`KC`].
+const PIECE: usize = 64;
 
-/// `a` has unit column stride and `b` unit row stride.
+/// Panels of a packing and the kernel for a few rows of it.
+pub(super) trait FewRows<T>: Packing<T> {
+    /// All of `a`, row after row of the padded length.
+    fn plain(self, a: &Matrix<'_>) -> Vec<T>;
+    /// Adds to `sums`, see [`rows::rows_f32`].
+    fn multiply(self, x: Rows<'_, T>, start: usize, panels: &[&[T]], depth: usize, sums: &mut Sums);
+}
+
+impl FewRows<f32> for F32 {
+    fn plain(self, a: &Matrix<'_>) -> Vec<f32> {
+        self.plain(a)
+    }
+
+    fn multiply(self, x: Rows<'_, f32>, start: usize, panels: &[&[f32]], depth: usize, sums: &mut Sums) {
+        rows::rows_f32(x, start, panels, depth, sums);
+    }
+}
+
+impl FewRows<u16> for Bf16Pairs {
+    fn plain(self, a: &Matrix<'_>) -> Vec<u16> {
+        self.plain(a)
+    }
+
+    fn multiply(self, x: Rows<'_, u16>, start: usize, panels: &[&[u16]], depth: usize, sums: &mut Sums) {
+        rows::rows_bf16(x, start, panels, depth, sums);
+    }
+}
+
+/// `c = a b` or `c += a b` with at most [`MAX_ROWS`] rows.
 pub(super) fn few_rows(a: Matrix<'_>, b: Matrix<'_>, c: &mut [f32], accumulate: bool, precision: Precision, parallel: bool) {
-    let (m, n, k) = (a.rows, b.cols, a.cols);
-    let round = precision == Precision::Bf16;
-    let mut rows: Vec<f32> = Vec::with_capacity(m * k);
-    for row in 0..m {
-        rows.extend(a.data[row * a.row_stride..][..k].iter().map(|&v| if round { bf16::from_f32(v).to_f32() } else { v }));
+    match (precision, level()) {
+        (Precision::Bf16, Level::Avx512) => from_matrix::<u16>(a, b, c, accumulate, parallel, Bf16Pairs),
+        (Precision::Bf16, _) => from_matrix::<f32>(a, b, c, accumulate, parallel, F32 { round: true }),
+        (Precision::F32, _) => from_matrix::<f32>(a, b, c, accumulate, parallel, F32 { round: false }),
     }
-    let column = |j: usize, out: &mut [f32]| {
-        let weights = &b.data[j * b.col_stride..][..k];
-        for (row, out) in rows.chunks_exact(k).zip(out) {
-            *out = dot(row, weights, round);
-        }
-    };
-    // Outputs of one column are neighbours here and are spread over the rows of C below.
-    let mut columns = vec![0.0; n * m];
-    if parallel {
-        columns.par_chunks_mut(m * 64).enumerate().for_each(|(chunk, out)| {
-            for (index, out) in out.chunks_exact_mut(m).enumerate() {
-                column(chunk * 64 + index, out);
+}
+
+fn from_matrix<T: Copy + Default + Send + Sync>(
+    a: Matrix<'_>,
+    b: Matrix<'_>,
+    c: &mut [f32],
+    accumulate: bool,
+    parallel: bool,
+    packing: impl FewRows<T>,
+) {
+    by_panels(&a, b.cols, c, accumulate, parallel, packing, |x, first, count, block, sums| {
+        let mut pieces = [[T::default(); PIECE * NR]; PANELS];
+        for k0 in block.clone().step_by(PIECE) {
+            let depth = PIECE.min(block.end - k0);
+            let padded = packing.padded_depth(depth);
+            for (panel, piece) in pieces[..count].iter_mut().enumerate() {
+                packing.columns(&b, k0, depth, (first + panel) * NR, &mut piece[..padded * NR]);
             }
-        });
-    } else {
-        columns.chunks_exact_mut(m).enumerate().for_each(|(j, out)| column(j, out));
-    }
-    for (j, values) in columns.chunks_exact(m).enumerate() {
-        for (row, &value) in values.iter().enumerate() {
-            let target = &mut c[row * n + j];
-            *target = if accumulate { *target + value } else { value };
+            let pieces = [&pieces[0][..padded * NR], &pieces[1][..padded * NR]];
+            packing.multiply(x, k0, &pieces[..count], padded, sums);
         }
-    }
+    });
 }
 
-fn dot(x: &[f32], w: &[f32], round: bool) -> f32 {
-    match level() {
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: `level` found AVX-512 on this CPU; all accesses are through slices.
-        Level::Avx512 => unsafe { x86::dot_avx512(x, w, round) },
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: `level` found AVX2 and FMA on this CPU; all accesses are through slices.
-        Level::Avx2 => unsafe { x86::dot_avx2(x, w, round) },
-        _ => dot_lanes::<8>(x, w, round),
-    }
+/// As [`few_rows`], the panels of the right factor (`[a.cols, n]`) being packed already, each in full depth.
+pub(super) fn from_panels<T: Copy + Default + Send + Sync>(
+    a: &Matrix<'_>,
+    panels: &[T],
+    n: usize,
+    c: &mut [f32],
+    accumulate: bool,
+    parallel: bool,
+    packing: impl FewRows<T>,
+) {
+    let stride = packing.padded_depth(a.cols) * NR;
+    by_panels(a, n, c, accumulate, parallel, packing, |x, first, count, block, sums| {
+        let padded = packing.padded_depth(block.len());
+        let panel = |panel: usize| &panels[(first + panel.min(count - 1)) * stride + block.start * NR..][..padded * NR];
+        packing.multiply(x, block.start, &[panel(0), panel(1)][..count], padded, sums);
+    });
 }
 
-/// LANES partial sums, so that the compiler can keep them in vectors.
-#[inline(always)]
-fn dot_lanes<const LANES: usize>(x: &[f32], w: &[f32], round: bool) -> f32 {
-    let weight = |v: f32| {
-        if round {
-            let bits = v.to_bits();
-            f32::from_bits((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF_0000)
-        } else {
-            v
+/// Calls `multiply(rows, first panel, number of panels, range of depths, sums)` for every pair of panels and every block of depth, and
+/// puts the sums into or onto C.
+fn by_panels<T: Copy + Default + Send + Sync>(
+    a: &Matrix<'_>,
+    n: usize,
+    c: &mut [f32],
+    accumulate: bool,
+    parallel: bool,
+    packing: impl FewRows<T>,
+    multiply: impl Fn(Rows<'_, T>, usize, usize, std::ops::Range<usize>, &mut Sums) + Sync,
+) {
+    let (m, k) = (a.rows, a.cols);
+    assert!(m <= MAX_ROWS && c.len() >= m * n, "room for the matrix product");
+    let values = packing.plain(a);
+    let x = Rows { values: &values, length: packing.padded_depth(k) };
+    let output = Output(c.as_mut_ptr());
+    let num_panels = n.div_ceil(NR);
+    let work = |pair: usize| {
+        let first = pair * PANELS;
+        let count = PANELS.min(num_panels - first);
+        for k0 in (0..k).step_by(KC) {
+            let mut sums = [[[0.0; NR]; MAX_ROWS]; PANELS];
+            multiply(x, first, count, k0..k.min(k0 + KC), &mut sums);
+            for (panel, sums) in sums[..count].iter().enumerate() {
+                let column = (first + panel) * NR;
+                let add = accumulate || k0 > 0;
+                let target = Target { start: output.at(column), stride: n, height: m, width: NR.min(n - column), add };
+                // SAFETY: the tile lies in `c`, which is borrowed mutably until all tasks are done, and tiles of tasks are disjoint.
+                unsafe { micro::store(sums, target) };
+            }
         }
     };
-    let mut sums = [0.0f32; LANES];
-    let (x_chunks, w_chunks) = (x.chunks_exact(LANES), w.chunks_exact(LANES));
-    let rest: f32 = x_chunks.remainder().iter().zip(w_chunks.remainder()).map(|(&x, &w)| x * weight(w)).sum();
-    for (x, w) in x_chunks.zip(w_chunks) {
-        for ((sum, &x), &w) in sums.iter_mut().zip(x).zip(w) {
-            *sum += x * weight(w);
-        }
-    }
-    sums.iter().sum::<f32>() + rest
-}
-
-#[cfg(target_arch = "x86_64")]
-mod x86 {
-    use super::dot_lanes;
-
-    #[target_feature(enable = "avx512f")]
-    pub(super) fn dot_avx512(x: &[f32], w: &[f32], round: bool) -> f32 {
-        dot_lanes::<64>(x, w, round)
-    }
-
-    #[target_feature(enable = "avx2,fma")]
-    pub(super) fn dot_avx2(x: &[f32], w: &[f32], round: bool) -> f32 {
-        dot_lanes::<32>(x, w, round)
+    let pairs = num_panels.div_ceil(PANELS);
+    if parallel {
+        (0..pairs).into_par_iter().with_min_len(2).for_each(work);
+    } else {
+        (0..pairs).for_each(work);
     }
 }

@@ -1,5 +1,5 @@
 use super::{Matrix, Precision, gemm};
-use crate::cpu::{Level, force_level};
+use crate::cpu::at_every_level;
 
 fn values(count: usize, seed: u32) -> Vec<f32> {
     let mut state = seed.wrapping_mul(2_654_435_761).wrapping_add(1);
@@ -26,8 +26,7 @@ fn naive(a: Matrix<'_>, b: Matrix<'_>, round: bool) -> Vec<f32> {
 #[test]
 fn products_equal_the_definition_at_every_level_form_and_odd_size() {
     let shapes = [(1, 1, 1), (3, 70, 33), (4, 129, 31), (5, 7, 3), (13, 33, 17), (97, 65, 530), (40, 100, 1025), (200, 96, 64)];
-    for level in [Level::Portable, Level::Avx2, Level::Avx512] {
-        force_level(Some(level));
+    at_every_level(|level| {
         for (m, n, k) in shapes {
             let (a, b) = (values(m * k, 1), values(k * n, 2));
             let forms = [
@@ -52,6 +51,25 @@ fn products_equal_the_definition_at_every_level_form_and_odd_size() {
                 }
             }
         }
-    }
-    force_level(None);
+    });
+}
+
+#[test]
+fn a_row_gives_the_same_bits_alone_and_among_others() {
+    at_every_level(|level| {
+        for (n, k) in [(70, 33), (129, 1025), (31, 64)] {
+            let (a, b) = (values(40 * k, 1), values(k * n, 2));
+            for b in [Matrix::new(&b, k, n), Matrix::new(&b, n, k).t()] {
+                for precision in [Precision::F32, Precision::Bf16] {
+                    let mut all = vec![0.0; 40 * n];
+                    gemm(Matrix::new(&a, 40, k), b, &mut all, false, precision);
+                    for rows in [1, 2, 3, 4, 5, 8, 9, 20] {
+                        let mut some = vec![0.0; rows * n];
+                        gemm(Matrix::new(&a[7 * k..], rows, k), b, &mut some, false, precision);
+                        assert_eq!(some, all[7 * n..][..rows * n], "{level:?} {precision:?} {rows} rows of {n}x{k}");
+                    }
+                }
+            }
+        }
+    });
 }

@@ -111,9 +111,7 @@ pub struct Encoder {
 
 impl Encoder {
     pub(super) fn new(sizes: &LayerSizes, device: &Device) -> Self {
-        Self {
-            layers: (0..sizes.num_layers).map(|_| EncoderLayer::new(sizes, device)).collect(),
-        }
+        Self { layers: (0..sizes.num_layers).map(|_| EncoderLayer::new(sizes, device)).collect() }
     }
 
     /// The state before the last layer and the one after it.

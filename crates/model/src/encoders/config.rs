@@ -122,11 +122,7 @@ fn logit_scale() -> f64 {
 }
 
 fn wrong<T>(field: &'static str, expected: impl Into<String>, found: impl ToString) -> Result<T, EncoderError> {
-    Err(EncoderError::Config {
-        field,
-        expected: expected.into(),
-        found: found.to_string(),
-    })
+    Err(EncoderError::Config { field, expected: expected.into(), found: found.to_string() })
 }
 
 fn check_tower(hidden: usize, inner: usize, layers: usize, heads: usize) -> Result<(), EncoderError> {
@@ -189,12 +185,7 @@ impl ClipVisionConfig {
     /// # Errors
     /// Names the first field that does not fit.
     pub fn check(&self) -> Result<(), EncoderError> {
-        check_tower(
-            self.hidden_size,
-            self.intermediate_size,
-            self.num_hidden_layers,
-            self.num_attention_heads,
-        )?;
+        check_tower(self.hidden_size, self.intermediate_size, self.num_hidden_layers, self.num_attention_heads)?;
         if self.num_channels == 0 || self.num_channels > 1024 {
             return wrong("num_channels", "1 to 1024", self.num_channels);
         }
@@ -218,12 +209,7 @@ impl ClipTextConfig {
     /// # Errors
     /// Names the first field that does not fit.
     pub fn check(&self) -> Result<(), EncoderError> {
-        check_tower(
-            self.hidden_size,
-            self.intermediate_size,
-            self.num_hidden_layers,
-            self.num_attention_heads,
-        )?;
+        check_tower(self.hidden_size, self.intermediate_size, self.num_hidden_layers, self.num_attention_heads)?;
         if self.vocab_size == 0 || self.vocab_size > 1 << 24 {
             return wrong("vocab_size", "1 to 16777216", self.vocab_size);
         }
@@ -333,10 +319,7 @@ impl FaceConfig {
             vision_config: ClipVisionConfig::mini(),
             embedding_size: 256,
             pooling: Pooling::Mean,
-            heads: heads
-                .into_iter()
-                .map(|(name, num_classes)| FaceHead { name, num_classes })
-                .collect(),
+            heads: heads.into_iter().map(|(name, num_classes)| FaceHead { name, num_classes }).collect(),
         }
     }
 

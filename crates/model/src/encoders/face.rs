@@ -149,11 +149,8 @@ impl FaceNet {
         let batch = output.embedding_BF.dims()[0];
         let mut classes = vec![Vec::with_capacity(self.config.heads.len()); batch];
         for logits in &output.logits {
-            let best: Vec<u32> = logits
-                .clone()
-                .argmax(1)
-                .try_into_vec_as()
-                .map_err(|error| EncoderError::Device(error.to_string()))?;
+            let best: Vec<u32> =
+                logits.clone().argmax(1).try_into_vec_as().map_err(|error| EncoderError::Device(error.to_string()))?;
             for (row, class) in classes.iter_mut().zip(best) {
                 row.push(class);
             }

@@ -23,7 +23,9 @@ pub use vision::{VisionEmbeddings, VisionOutput, VisionTransformer};
 #[non_exhaustive]
 pub enum EncoderError {
     /// A number of the configuration does not fit.
-    #[error("encoder config: {field}: expected {expected}, found {found}\nhint: compare with the config.json of a released model")]
+    #[error(
+        "encoder config: {field}: expected {expected}, found {found}\nhint: compare with the config.json of a released model"
+    )]
     Config {
         /// The field.
         field: &'static str,

@@ -21,18 +21,14 @@ impl PatchEmbedding {
     pub fn new(channels: usize, width: usize, patch: usize, device: &Device) -> Self {
         let std = 1.0 / ((channels * patch * patch) as f64).sqrt();
         let shape = [width, channels, patch, patch];
-        Self {
-            weight: Param::from_tensor(Tensor::random(shape, Distribution::Normal(0.0, std), device)),
-        }
+        Self { weight: Param::from_tensor(Tensor::random(shape, Distribution::Normal(0.0, std), device)) }
     }
 
     /// `[B, H, W, C] -> [B, H/patch, W/patch, D]`.
     pub fn forward(&self, x_BHWC: Tensor<4>) -> Tensor<4> {
         let weight = self.weight.val();
         let [width, channels, patch, _] = weight.dims();
-        let weight = weight
-            .permute([0, 2, 3, 1])
-            .reshape([width, patch * patch * channels]);
+        let weight = weight.permute([0, 2, 3, 1]).reshape([width, patch * patch * channels]);
         linear(space_to_depth(x_BHWC, patch), weight, None, Activation::None)
     }
 }
@@ -65,28 +61,17 @@ impl ConvStem {
                 let num_out = (width >> (num_stages - 1 - stage)).max(16);
                 let conv = Conv2d::new(num_in, num_out, 3, device);
                 num_in = num_out;
-                StemStage {
-                    conv,
-                    norm: LayerNorm::new(num_out, eps, device),
-                }
+                StemStage { conv, norm: LayerNorm::new(num_out, eps, device) }
             })
             .collect();
-        Self {
-            stages,
-            proj: Conv2d::new(num_in, width, 1, device),
-        }
+        Self { stages, proj: Conv2d::new(num_in, width, 1, device) }
     }
 
     /// `[B, H, W, C] -> [B, H/patch, W/patch, D]`.
     pub fn forward(&self, x_BHWC: Tensor<4>) -> Tensor<4> {
-        let options = Conv2dOptions {
-            stride: 2,
-            padding: [1; 4],
-            upsample: false,
-        };
-        let x_BHWC = self.stages.iter().fold(x_BHWC, |x_BHWC, stage| {
-            gelu(stage.norm.forward(stage.conv.forward_with(x_BHWC, options)))
-        });
+        let options = Conv2dOptions { stride: 2, padding: [1; 4], upsample: false };
+        let x_BHWC =
+            self.stages.iter().fold(x_BHWC, |x_BHWC, stage| gelu(stage.norm.forward(stage.conv.forward_with(x_BHWC, options))));
         self.proj.forward(x_BHWC)
     }
 }

@@ -101,10 +101,7 @@ impl TextTransformer {
 
         let ends_B = end_positions(ids_BL, self.config.eos_token_id);
         let first_B = Tensor::<1, Int>::arange(0..batch as i64, &device).cast(INDEX) * length as i64;
-        let pooled_BD = last_BLD
-            .clone()
-            .reshape([batch * length, width])
-            .select(0, ends_B + first_B);
+        let pooled_BD = last_BLD.clone().reshape([batch * length, width]).select(0, ends_B + first_B);
         Ok(TextOutput { last_BLD, pooled_BD })
     }
 }
@@ -124,8 +121,7 @@ fn end_positions(ids_BL: Tensor<2, Int>, eos: i64) -> Tensor<1, Int> {
 
 /// Additive `[1, L, L]`: later positions are hidden.
 fn causal_mask(length: usize, device: &Device) -> Tensor<3> {
-    let values: Vec<f32> = (0..length)
-        .flat_map(|row| (0..length).map(move |column| if column > row { -1e9 } else { 0.0 }))
-        .collect();
+    let values: Vec<f32> =
+        (0..length).flat_map(|row| (0..length).map(move |column| if column > row { -1e9 } else { 0.0 })).collect();
     Tensor::<1>::from_floats(values.as_slice(), &device.clone().without_autodiff()).reshape([1, length, length])
 }

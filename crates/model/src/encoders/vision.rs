@@ -113,12 +113,7 @@ impl VisionTransformer {
         };
         let hidden = self.config.hidden_size;
         let patches_BPD = grid_BhwD.reshape([batch, self.config.num_patches(), hidden]);
-        let class_B1D = self
-            .embeddings
-            .class_embedding
-            .val()
-            .reshape([1, 1, hidden])
-            .expand([batch, 1, hidden]);
+        let class_B1D = self.embeddings.class_embedding.val().reshape([1, 1, hidden]).expand([batch, 1, hidden]);
         let positions_1LD = self.embeddings.position_embedding.weight.val().unsqueeze::<3>();
         let x_BLD = Tensor::cat(vec![class_B1D, patches_BPD], 1) + positions_1LD;
         Ok(self.pre_layrnorm.forward(x_BLD))

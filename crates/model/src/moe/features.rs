@@ -74,7 +74,15 @@ impl Resampler {
         let feature = self.norm.forward(feature_BPC);
         let [num, width] = self.queries.dims();
         let q_BND = self.queries.val().reshape([1, num, width]).expand([batch, num, width]);
-        let mixed = attention(q_BND, self.k_proj.forward(feature.clone()), self.v_proj.forward(feature), self.num_heads, None, None, None);
+        let mixed = attention(
+            q_BND,
+            self.k_proj.forward(feature.clone()),
+            self.v_proj.forward(feature),
+            self.num_heads,
+            None,
+            None,
+            None,
+        );
         self.dense.forward(mixed)
     }
 }

@@ -76,9 +76,8 @@ impl SequenceGroup {
             match feature {
                 None => keep_B11 = keep_B11 + gate,
                 Some(feature_BND) => {
-                    let weight = |column: usize| -> Tensor<3> {
-                        mix_22.clone().narrow(0, row, 1).narrow(1, column, 1).reshape([1, 1, 1])
-                    };
+                    let weight =
+                        |column: usize| -> Tensor<3> { mix_22.clone().narrow(0, row, 1).narrow(1, column, 1).reshape([1, 1, 1]) };
                     keep_B11 = keep_B11 + gate.clone() * weight(0);
                     let part = feature_BND.clone() * (gate * weight(1));
                     y_BND = Some(match y_BND {

@@ -64,11 +64,22 @@ impl Prompter<'_> {
         };
         let mut rounds: Vec<(String, Option<String>)> = Vec::new();
         for (index, turn) in turns.iter().enumerate() {
-            let text = if turn.text.contains("<image>") { turn.text.replace("<image>", "").trim().to_owned() } else { turn.text.to_owned() };
+            let text = if turn.text.contains("<image>") {
+                turn.text.replace("<image>", "").trim().to_owned()
+            } else {
+                turn.text.to_owned()
+            };
             match (turn.speaker, rounds.last_mut()) {
                 (Speaker::Human, last) if last.as_ref().is_none_or(|(_, answer)| answer.is_some()) => rounds.push((text, None)),
                 (Speaker::Assistant, Some((_, answer @ None))) => *answer = Some(text),
-                _ => return input("conversation", "turns that alternate", format!("two turns of one speaker at {index}"), "merge them"),
+                _ => {
+                    return input(
+                        "conversation",
+                        "turns that alternate",
+                        format!("two turns of one speaker at {index}"),
+                        "merge them",
+                    );
+                }
             }
         }
         match self.special_text {

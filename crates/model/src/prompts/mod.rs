@@ -61,7 +61,12 @@ impl<'a> Prompter<'a> {
     /// When the text budget has no place for the task token and the end of text.
     pub fn new(config: &ModelConfig, encode: &'a dyn Encode) -> Result<Self> {
         if config.max_seq_length < 2 {
-            return input("prompts", "max_seq_length of at least 2", config.max_seq_length, "the released models use 128 or more");
+            return input(
+                "prompts",
+                "max_seq_length of at least 2",
+                config.max_seq_length,
+                "the released models use 128 or more",
+            );
         }
         Ok(Self {
             encode,
@@ -95,7 +100,12 @@ impl<'a> Prompter<'a> {
 
     fn image(&self, operation: &'static str, image: &[u32]) -> Result<()> {
         if image.len() != self.num_image_tokens {
-            return input(operation, format!("{} image tokens", self.num_image_tokens), image.len(), "use the picture size the model has");
+            return input(
+                operation,
+                format!("{} image tokens", self.num_image_tokens),
+                image.len(),
+                "use the picture size the model has",
+            );
         }
         if let Some(id) = image.iter().find(|&&id| id < self.ids.image_offset || id > self.ids.mask) {
             let expected = format!("image ids {}..={}", self.ids.image_offset, self.ids.mask);
@@ -141,7 +151,12 @@ impl<'a> Prompter<'a> {
 
     fn generation_row(&self, kind: Generation, text: &str, dropped: bool, image: &[u32], image_labels: &[i64]) -> Result<Row> {
         if image_labels.len() != image.len() {
-            return input("generation prompt", format!("{} image labels", image.len()), image_labels.len(), "label every image token");
+            return input(
+                "generation prompt",
+                format!("{} image labels", image.len()),
+                image_labels.len(),
+                "label every image token",
+            );
         }
         let ids = self.generation_ids(kind, if dropped { "" } else { text }, image, true)?;
         let mut labels: Vec<i64> = ids.iter().map(|&id| if id == self.ids.pad { IGNORED } else { i64::from(id) }).collect();
@@ -230,7 +245,12 @@ impl<'a> Prompter<'a> {
     /// As [`Prompter::t2i`], and when there are fewer texts than images.
     pub fn t2i_plus_lm(&self, texts: &[&str], images: &[(&[u32], &[i64], bool)], length: usize) -> Result<(Vec<Row>, Vec<Row>)> {
         if texts.len() < images.len() {
-            return input("generation and text prompts", format!("at least {} texts", images.len()), texts.len(), "one text an image");
+            return input(
+                "generation and text prompts",
+                format!("at least {} texts", images.len()),
+                texts.len(),
+                "one text an image",
+            );
         }
         let (captions, plain) = texts.split_at(images.len());
         let pairs = captions.iter().zip(images);

@@ -51,7 +51,8 @@ fn code_rows<const D: usize>(tensor: Tensor<D>, offset: usize, codes: usize, see
         let sum: f32 = (0..4).map(|part| key.uniform(Stream::Init, bit as u32, (column * 4 + part) as u32)).sum();
         (sum - 2.0) * 3f32.sqrt() * std
     };
-    let table: Vec<f32> = (0..bits).flat_map(|bit| (0..width).map(move |column| (bit, column))).map(|(bit, column)| normal(bit, column)).collect();
+    let table: Vec<f32> =
+        (0..bits).flat_map(|bit| (0..width).map(move |column| (bit, column))).map(|(bit, column)| normal(bit, column)).collect();
     let mut values: Vec<f32> = tensor.into_data().iter::<f32>().collect();
     for code in 0..codes {
         let row = &mut values[(offset + code) * width..][..width];

@@ -64,7 +64,12 @@ impl Unif2ace {
             return input(operation, "rows of one length above 0", found, "pad the rows");
         }
         if let Some(id) = rows.iter().flat_map(|row| row.iter()).find(|&&id| id as usize >= self.config.vocab_size) {
-            return input(operation, format!("ids below {}", self.config.vocab_size), id, "use the tokenizer and VQ of this model");
+            return input(
+                operation,
+                format!("ids below {}", self.config.vocab_size),
+                id,
+                "use the tokenizer and VQ of this model",
+            );
         }
         let values: Vec<i64> = rows.iter().flat_map(|row| row.iter().map(|&id| i64::from(id))).collect();
         let device = self.showo.lm_head.weight.val().device().without_autodiff();
@@ -107,7 +112,12 @@ impl Unif2ace {
             return input(OPERATION, format!("{num} image tokens a row"), image.len(), "use the picture size the model has");
         }
         if prompt.num_rows() != 1 && prompt.num_rows() != images.len() {
-            return input(OPERATION, format!("1 or {} prompts", images.len()), prompt.num_rows(), "stack one prompt for each row");
+            return input(
+                OPERATION,
+                format!("1 or {} prompts", images.len()),
+                prompt.num_rows(),
+                "stack one prompt for each row",
+            );
         }
         let ids = self.config.special_ids();
         let rows: Vec<Vec<u32>> = images.iter().map(|image| [&[ids.soi], *image, &[ids.eoi]].concat()).collect();
@@ -224,12 +234,22 @@ impl Unif2ace {
                 if let Some(dims) = raw.clip_BPC.as_ref().map(Tensor::dims)
                     && (dims[0] != rows || dims[1] == 0 || dims[2] != self.config.moe.clip_dim)
                 {
-                    return input(OPERATION, format!("CLIP features [{rows}, P, {}]", self.config.moe.clip_dim), format!("{dims:?}"), HINT);
+                    return input(
+                        OPERATION,
+                        format!("CLIP features [{rows}, P, {}]", self.config.moe.clip_dim),
+                        format!("{dims:?}"),
+                        HINT,
+                    );
                 }
                 if let Some(dims) = raw.face_BF.as_ref().map(Tensor::dims)
                     && dims != [rows, self.config.moe.face_dim]
                 {
-                    return input(OPERATION, format!("face embeddings [{rows}, {}]", self.config.moe.face_dim), format!("{dims:?}"), HINT);
+                    return input(
+                        OPERATION,
+                        format!("face embeddings [{rows}, {}]", self.config.moe.face_dim),
+                        format!("{dims:?}"),
+                        HINT,
+                    );
                 }
             }
             Features::Resampled(resampled) => {

@@ -93,6 +93,7 @@ pub struct Batch {
 }
 
 /// Features as they come, or already resampled (they don't change between two passes over one image).
+#[allow(clippy::large_enum_variant)] // one at a time exists
 #[derive(Debug, Clone)]
 pub enum Features {
     /// To be resampled.
@@ -174,9 +175,9 @@ impl Unif2ace {
                 },
                 lm_head: Linear::new(width, config.vocab_size, true, device),
             },
-            mm_projector: config.mm_projector_dim.map(|dim| {
-                (Linear::new(dim, width, true, device), GeluErf, Linear::new(width, width, true, device))
-            }),
+            mm_projector: config
+                .mm_projector_dim
+                .map(|dim| (Linear::new(dim, width, true, device), GeluErf, Linear::new(width, width, true, device))),
             resamplers: config.moe.level.sequence().then(|| FeatureResamplers::new(config, device)),
             config: config.clone(),
         })
@@ -240,7 +241,9 @@ impl Unif2ace {
             let layer_cache = match &mut cache {
                 CacheUse::None => attention::LayerCacheUse::None,
                 CacheUse::Append(cache) => attention::LayerCacheUse::Append(&mut cache.layers[index]),
-                CacheUse::Read(cache) => cache.layers.get(index).map_or(attention::LayerCacheUse::None, attention::LayerCacheUse::Read),
+                CacheUse::Read(cache) => {
+                    cache.layers.get(index).map_or(attention::LayerCacheUse::None, attention::LayerCacheUse::Read)
+                }
             };
             x_BLD = layer.forward(x_BLD, &rotary, &batch.mask_BLS, batch.task, image.as_ref(), layer_cache, &mut stats);
         }

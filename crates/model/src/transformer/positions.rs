@@ -19,9 +19,7 @@ impl Positions {
     pub fn rotary(&self, length: usize, config: &ModelConfig, device: &Device) -> Rotary {
         let dims = config.rotary_dim();
         let half = dims / 2;
-        let inverse: Vec<f32> = (0..half)
-            .map(|i| 1.0 / (config.rope_theta as f32).powf(2.0 * i as f32 / dims as f32))
-            .collect();
+        let inverse: Vec<f32> = (0..half).map(|i| 1.0 / (config.rope_theta as f32).powf(2.0 * i as f32 / dims as f32)).collect();
         let consecutive;
         let rows: &[Vec<u32>] = match self {
             Self::From(first) => {

@@ -5,9 +5,7 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 
 use super::VqConfig;
-use super::layers::{
-    Conv2d, Downsample, GroupNorm, Mid, ResBlock, Upsample, depth_to_space, space_to_depth,
-};
+use super::layers::{Conv2d, Downsample, GroupNorm, Mid, ResBlock, Upsample, depth_to_space, space_to_depth};
 
 /// One level of the encoder.
 #[derive(Module, Debug)]
@@ -47,9 +45,7 @@ pub struct Encoder {
 }
 
 fn blocks(num_in: usize, num_out: usize, num: usize, device: &Device) -> Vec<ResBlock> {
-    (0..num)
-        .map(|index| ResBlock::new(if index == 0 { num_in } else { num_out }, num_out, device))
-        .collect()
+    (0..num).map(|index| ResBlock::new(if index == 0 { num_in } else { num_out }, num_out, device)).collect()
 }
 
 impl Encoder {
@@ -80,9 +76,7 @@ impl Encoder {
 
     /// `[B, H, W, C]` in -1..1 to `[B, h, w, z_channels]`.
     pub fn forward(&self, pixels_BHWC: Tensor<4>) -> Tensor<4> {
-        let mut x_BHWC = self
-            .conv_in
-            .forward(space_to_depth(pixels_BHWC, self.patch_size));
+        let mut x_BHWC = self.conv_in.forward(space_to_depth(pixels_BHWC, self.patch_size));
         for level in &self.down {
             for block in &level.block {
                 x_BHWC = block.forward(x_BHWC);
@@ -144,9 +138,7 @@ impl Decoder {
 
     /// The activations before [`Decoder::last_layer`], `[B, H/p, W/p, ch]`.
     pub fn features(&self, codes_BhwC: Tensor<4>) -> Tensor<4> {
-        let mut x_BHWC = self
-            .conv_in
-            .forward(self.post_quant_conv.forward(codes_BhwC));
+        let mut x_BHWC = self.conv_in.forward(self.post_quant_conv.forward(codes_BhwC));
         x_BHWC = self.mid.forward(x_BHWC);
         for level in self.up.iter().rev() {
             for block in &level.block {

@@ -95,21 +95,12 @@ impl VqConfig {
         let fits = |side: usize| side >= down && side.is_multiple_of(self.patch_size);
         let has_positions = self.enc_transformer_blocks + self.dec_transformer_blocks > 0;
         if has_positions && [height, width] != [self.resolution; 2] {
-            return Err(VqError::OnlyResolution {
-                height,
-                width,
-                resolution: self.resolution,
-            });
+            return Err(VqError::OnlyResolution { height, width, resolution: self.resolution });
         }
         if fits(height) && fits(width) {
             Ok([height / down, width / down])
         } else {
-            Err(VqError::ImageSize {
-                height,
-                width,
-                multiple: self.patch_size,
-                least: down,
-            })
+            Err(VqError::ImageSize { height, width, multiple: self.patch_size, least: down })
         }
     }
 
@@ -118,13 +109,7 @@ impl VqConfig {
     /// # Errors
     /// Names the first field that does not fit.
     pub fn check(&self) -> Result<(), VqError> {
-        let wrong = |field: &'static str, expected: String, found: String| {
-            Err(VqError::Config {
-                field,
-                expected,
-                found,
-            })
-        };
+        let wrong = |field: &'static str, expected: String, found: String| Err(VqError::Config { field, expected, found });
         let levels = self.enc_mult.len();
         if levels == 0 || levels > 12 {
             return wrong("enc_mult", "1 to 12 levels".into(), levels.to_string());
@@ -137,11 +122,7 @@ impl VqConfig {
         ] {
             let least = usize::from(field.ends_with("mult"));
             if list.len() != levels || list.iter().any(|&number| number < least) {
-                return wrong(
-                    field,
-                    format!("{levels} numbers of at least {least}"),
-                    format!("{list:?}"),
-                );
+                return wrong(field, format!("{levels} numbers of at least {least}"), format!("{list:?}"));
             }
         }
         for (field, value, most) in [
@@ -160,8 +141,7 @@ impl VqConfig {
             if channels > 1 << 16 || !channels.is_multiple_of(super::num_groups(channels)) {
                 return wrong(
                     "ch",
-                    "channels of every level up to 65536, and 32 divides them where they are more"
-                        .into(),
+                    "channels of every level up to 65536, and 32 divides them where they are more".into(),
                     format!("{} x {mult}", self.ch),
                 );
             }
@@ -175,11 +155,7 @@ impl VqConfig {
                 ("dec_blocks", self.dec_blocks[level] == 0 && self.dec_mult[level] != dec_in),
             ];
             if let Some((field, _)) = starved.into_iter().find(|(_, starved)| *starved) {
-                return wrong(
-                    field,
-                    format!("a block in level {level}, where the channels change"),
-                    "0".into(),
-                );
+                return wrong(field, format!("a block in level {level}, where the channels change"), "0".into());
             }
             enc_in = mult;
         }
@@ -197,11 +173,7 @@ impl VqConfig {
                 );
             }
             if blocks > 0 && !(1..=1 << 16).contains(&self.num_positions()) {
-                return wrong(
-                    "resolution",
-                    "1 to 65536 tokens".into(),
-                    self.num_positions().to_string(),
-                );
+                return wrong("resolution", "1 to 65536 tokens".into(), self.num_positions().to_string());
             }
         }
         Ok(())

@@ -27,14 +27,8 @@ impl Conv2d {
     /// A new layer, values uniform within `1/sqrt(fan in)`.
     pub fn new(num_in: usize, num_out: usize, kernel: usize, device: &Device) -> Self {
         let bound = 1.0 / ((num_in * kernel * kernel) as f64).sqrt();
-        let uniform = Initializer::Uniform {
-            min: -bound,
-            max: bound,
-        };
-        Self {
-            weight: uniform.init([num_out, num_in, kernel, kernel], device),
-            bias: uniform.init([num_out], device),
-        }
+        let uniform = Initializer::Uniform { min: -bound, max: bound };
+        Self { weight: uniform.init([num_out, num_in, kernel, kernel], device), bias: uniform.init([num_out], device) }
     }
 
     /// `[B, H, W, in] -> [B, H', W', out]` with any stride and padding.
@@ -49,14 +43,7 @@ impl Conv2d {
             let weight = self.weight.val().reshape([num_out, num_in]);
             return linear(x_BHWC, weight, Some(self.bias.val()), Activation::None);
         }
-        self.forward_with(
-            x_BHWC,
-            Conv2dOptions {
-                stride: 1,
-                padding: [kernel / 2; 4],
-                upsample: false,
-            },
-        )
+        self.forward_with(x_BHWC, Conv2dOptions { stride: 1, padding: [kernel / 2; 4], upsample: false })
     }
 }
 
@@ -72,10 +59,7 @@ pub struct GroupNorm {
 impl GroupNorm {
     /// The identity scale.
     pub fn new(channels: usize, device: &Device) -> Self {
-        Self {
-            weight: Initializer::Ones.init([channels], device),
-            bias: Initializer::Zeros.init([channels], device),
-        }
+        Self { weight: Initializer::Ones.init([channels], device), bias: Initializer::Zeros.init([channels], device) }
     }
 
     /// The norm alone, shape kept.
@@ -90,14 +74,7 @@ impl GroupNorm {
 
     fn apply(&self, x_BHWC: Tensor<4>, silu: bool) -> Tensor<4> {
         let groups = num_groups(x_BHWC.dims()[3]);
-        group_norm_nhwc(
-            x_BHWC,
-            self.weight.val(),
-            self.bias.val(),
-            groups,
-            EPS,
-            silu,
-        )
+        group_norm_nhwc(x_BHWC, self.weight.val(), self.bias.val(), groups, EPS, silu)
     }
 }
 
@@ -158,32 +135,15 @@ impl AttnBlock {
     /// A new block.
     pub fn new(channels: usize, device: &Device) -> Self {
         let conv = || Conv2d::new(channels, channels, 1, device);
-        Self {
-            norm: GroupNorm::new(channels, device),
-            q: conv(),
-            k: conv(),
-            v: conv(),
-            proj_out: conv(),
-        }
+        Self { norm: GroupNorm::new(channels, device), q: conv(), k: conv(), v: conv(), proj_out: conv() }
     }
 
     /// Shape kept.
     pub fn forward(&self, x_BHWC: Tensor<4>) -> Tensor<4> {
         let [batch, height, width, channels] = x_BHWC.dims();
         let h_BHWC = self.norm.forward(x_BHWC.clone());
-        let flat = |conv: &Conv2d| {
-            conv.forward(h_BHWC.clone())
-                .reshape([batch, height * width, channels])
-        };
-        let y_BNC = attention(
-            flat(&self.q),
-            flat(&self.k),
-            flat(&self.v),
-            1,
-            None,
-            None,
-            None,
-        );
+        let flat = |conv: &Conv2d| conv.forward(h_BHWC.clone()).reshape([batch, height * width, channels]);
+        let y_BNC = attention(flat(&self.q), flat(&self.k), flat(&self.v), 1, None, None, None);
         let y_BHWC = y_BNC.reshape([batch, height, width, channels]);
         x_BHWC + self.proj_out.forward(y_BHWC)
     }
@@ -210,8 +170,7 @@ impl Mid {
             block_1: classic.then(|| ResBlock::new(channels, channels, device)),
             attn_1: classic.then(|| AttnBlock::new(channels, device)),
             block_2: classic.then(|| ResBlock::new(channels, channels, device)),
-            transformer: (!classic)
-                .then(|| TransformerStack::new(num_transformer_blocks, num_positions, channels, device)),
+            transformer: (!classic).then(|| TransformerStack::new(num_transformer_blocks, num_positions, channels, device)),
         }
     }
 
@@ -243,18 +202,12 @@ pub struct Downsample {
 impl Downsample {
     /// A new layer.
     pub fn new(channels: usize, device: &Device) -> Self {
-        Self {
-            conv: Conv2d::new(channels, channels, 3, device),
-        }
+        Self { conv: Conv2d::new(channels, channels, 3, device) }
     }
 
     /// `[B, H, W, C] -> [B, H/2, W/2, C]`.
     pub fn forward(&self, x_BHWC: Tensor<4>) -> Tensor<4> {
-        let options = Conv2dOptions {
-            stride: 2,
-            padding: [0, 1, 0, 1],
-            upsample: false,
-        };
+        let options = Conv2dOptions { stride: 2, padding: [0, 1, 0, 1], upsample: false };
         self.conv.forward_with(x_BHWC, options)
     }
 }
@@ -269,18 +222,12 @@ pub struct Upsample {
 impl Upsample {
     /// A new layer.
     pub fn new(channels: usize, device: &Device) -> Self {
-        Self {
-            conv: Conv2d::new(channels, channels, 3, device),
-        }
+        Self { conv: Conv2d::new(channels, channels, 3, device) }
     }
 
     /// `[B, H, W, C] -> [B, 2H, 2W, C]`.
     pub fn forward(&self, x_BHWC: Tensor<4>) -> Tensor<4> {
-        let options = Conv2dOptions {
-            stride: 1,
-            padding: [1; 4],
-            upsample: true,
-        };
+        let options = Conv2dOptions { stride: 1, padding: [1; 4], upsample: true };
         self.conv.forward_with(x_BHWC, options)
     }
 }
@@ -291,21 +238,12 @@ pub fn space_to_depth(x_BHWC: Tensor<4>, patch: usize) -> Tensor<4> {
         return x_BHWC;
     }
     let [batch, height, width, channels] = x_BHWC.dims();
-    x_BHWC
-        .reshape([
-            batch,
-            height / patch,
-            patch,
-            width / patch,
-            patch * channels,
-        ])
-        .swap_dims(2, 3)
-        .reshape([
-            batch,
-            height / patch,
-            width / patch,
-            patch * patch * channels,
-        ])
+    x_BHWC.reshape([batch, height / patch, patch, width / patch, patch * channels]).swap_dims(2, 3).reshape([
+        batch,
+        height / patch,
+        width / patch,
+        patch * patch * channels,
+    ])
 }
 
 /// The inverse of [`space_to_depth`]: `[B, H, W, p*p*C] -> [B, p*H, p*W, C]`.
@@ -315,8 +253,10 @@ pub fn depth_to_space(x_BHWC: Tensor<4>, patch: usize) -> Tensor<4> {
     }
     let [batch, height, width, folded] = x_BHWC.dims();
     let channels = folded / (patch * patch);
-    x_BHWC
-        .reshape([batch, height, width, patch, patch * channels])
-        .swap_dims(2, 3)
-        .reshape([batch, height * patch, width * patch, channels])
+    x_BHWC.reshape([batch, height, width, patch, patch * channels]).swap_dims(2, 3).reshape([
+        batch,
+        height * patch,
+        width * patch,
+        channels,
+    ])
 }

@@ -22,9 +22,7 @@ pub use quantizer::{CodeUse, Quantized, code_use, lookup, quantize};
 #[non_exhaustive]
 pub enum VqError {
     /// A number of the configuration does not fit.
-    #[error(
-        "vq config: {field}: expected {expected}, found {found}\nhint: compare with the config.json of a released model"
-    )]
+    #[error("vq config: {field}: expected {expected}, found {found}\nhint: compare with the config.json of a released model")]
     Config {
         /// The field.
         field: &'static str,
@@ -48,9 +46,7 @@ pub enum VqError {
         least: usize,
     },
     /// A picture with another number of channels.
-    #[error(
-        "encode image: expected {expected} channels, found {found}\nhint: convert the picture to RGB, channels last"
-    )]
+    #[error("encode image: expected {expected} channels, found {found}\nhint: convert the picture to RGB, channels last")]
     Channels {
         /// Of the configuration.
         expected: usize,
@@ -116,11 +112,7 @@ impl Vq {
     /// When the configuration describes no network.
     pub fn new(config: &VqConfig, device: &Device) -> Result<Self, VqError> {
         config.check()?;
-        Ok(Self {
-            encoder: Encoder::new(config, device),
-            decoder: Decoder::new(config, device),
-            config: config.clone(),
-        })
+        Ok(Self { encoder: Encoder::new(config, device), decoder: Decoder::new(config, device), config: config.clone() })
     }
 
     /// The configuration it was built with.
@@ -146,10 +138,7 @@ impl Vq {
         let [_, height, width, channels] = pixels_BHWC.dims();
         self.config.grid(height, width)?;
         if channels != self.config.in_channels {
-            return Err(VqError::Channels {
-                expected: self.config.in_channels,
-                found: channels,
-            });
+            return Err(VqError::Channels { expected: self.config.in_channels, found: channels });
         }
         quantize(self.encode_z(pixels_BHWC))
             .indices_BN
@@ -166,12 +155,7 @@ impl Vq {
     ///
     /// # Errors
     /// When an index is no code or the indices do not fill whole grids.
-    pub fn decode_indices(
-        &self,
-        indices: &[u32],
-        height: usize,
-        width: usize,
-    ) -> Result<Tensor<4>, VqError> {
+    pub fn decode_indices(&self, indices: &[u32], height: usize, width: usize) -> Result<Tensor<4>, VqError> {
         let device = self.decoder.conv_in.weight.val().device();
         let codes_BhwC = lookup(indices, [height, width], self.config.z_channels, &device)?;
         let down = self.config.downsampling();

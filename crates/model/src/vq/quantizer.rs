@@ -58,27 +58,15 @@ pub fn quantize(z_BhwC: Tensor<4>) -> Quantized {
     let exact_BhwC = on_BhwC.clone().float() * 2.0 - 1.0;
 
     let powers: Vec<i64> = (0..bits).rev().map(|bit| 1i64 << bit).collect();
-    let powers_C = Tensor::<1, Int>::from_data(
-        TensorData::new(powers, [bits]),
-        &device.clone().without_autodiff(),
-    );
-    let indices_BN = on_BhwC
-        .without_autodiff()
-        .int()
-        .mul(powers_C.reshape([1, 1, 1, bits]))
-        .sum_dim(3)
-        .reshape([batch, height * width]);
+    let powers_C = Tensor::<1, Int>::from_data(TensorData::new(powers, [bits]), &device.clone().without_autodiff());
+    let indices_BN =
+        on_BhwC.without_autodiff().int().mul(powers_C.reshape([1, 1, 1, bits])).sum_dim(3).reshape([batch, height * width]);
 
     let codes_BhwC = z_BhwC.clone() + (exact_BhwC.clone() - z_fixed.clone());
     let to_code = (exact_BhwC - z_BhwC.clone()).square().mean();
     let from_code = (codes_BhwC.clone() - z_fixed).square().mean();
     let (token, batch, _) = entropies(&z_BhwC, 1.0);
-    Quantized {
-        codes_BhwC,
-        indices_BN,
-        commit_loss: (to_code + from_code * 0.25) * 0.1,
-        entropy_loss: (token - batch) * 0.1,
-    }
+    Quantized { codes_BhwC, indices_BN, commit_loss: (to_code + from_code * 0.25) * 0.1, entropy_loss: (token - batch) * 0.1 }
 }
 
 /// How the batch uses the codebook, differentiable. `sharpness` scales the assumed certainty (1 as in the reference).
@@ -90,54 +78,26 @@ pub fn code_use(z_BhwC: Tensor<4>, sharpness: f64) -> CodeUse {
     let scale_1C = (centred_RC.clone().square().mean_dim(0) + 1e-4).sqrt();
     let unit_RC = centred_RC / scale_1C;
     let correlation_CC = unit_RC.clone().transpose().matmul(unit_RC) / rows as f64;
-    let off_diagonal = Tensor::<2>::ones([bits, bits], &correlation_CC.device())
-        - Tensor::eye(bits, &correlation_CC.device());
+    let off_diagonal = Tensor::<2>::ones([bits, bits], &correlation_CC.device()) - Tensor::eye(bits, &correlation_CC.device());
     let num_pairs = (bits * bits.saturating_sub(1)).max(1) as f64;
-    CodeUse {
-        token_entropy,
-        batch_entropy,
-        correlation: (correlation_CC.square() * off_diagonal).sum() / num_pairs,
-    }
+    CodeUse { token_entropy, batch_entropy, correlation: (correlation_CC.square() * off_diagonal).sum() / num_pairs }
 }
 
 /// The exact +-1 codes of `B * h * w` indices: `[B, h, w, C]`.
 ///
 /// # Errors
 /// When an index is outside the codebook or the indices don't fill whole grids.
-pub fn lookup(
-    indices: &[u32],
-    [height, width]: [usize; 2],
-    bits: usize,
-    device: &Device,
-) -> Result<Tensor<4>, VqError> {
+pub fn lookup(indices: &[u32], [height, width]: [usize; 2], bits: usize, device: &Device) -> Result<Tensor<4>, VqError> {
     let per_image = height * width;
     if per_image == 0 || indices.is_empty() || !indices.len().is_multiple_of(per_image) {
-        return Err(VqError::NumIndices {
-            found: indices.len(),
-            height,
-            width,
-        });
+        return Err(VqError::NumIndices { found: indices.len(), height, width });
     }
     let codebook_size = 1usize << bits;
-    if let Some((position, &index)) = indices
-        .iter()
-        .enumerate()
-        .find(|(_, index)| **index as usize >= codebook_size)
-    {
-        return Err(VqError::IndexOutOfRange {
-            index,
-            position,
-            codebook_size,
-        });
+    if let Some((position, &index)) = indices.iter().enumerate().find(|(_, index)| **index as usize >= codebook_size) {
+        return Err(VqError::IndexOutOfRange { index, position, codebook_size });
     }
-    let codes: Vec<f32> = indices
-        .iter()
-        .flat_map(|index| {
-            (0..bits)
-                .rev()
-                .map(move |bit| if index >> bit & 1 == 1 { 1.0 } else { -1.0 })
-        })
-        .collect();
+    let codes: Vec<f32> =
+        indices.iter().flat_map(|index| (0..bits).rev().map(move |bit| if index >> bit & 1 == 1 { 1.0 } else { -1.0 })).collect();
     let shape = [indices.len() / per_image, height, width, bits];
     Ok(Tensor::from_data(TensorData::new(codes, shape), device))
 }

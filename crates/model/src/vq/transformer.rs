@@ -38,9 +38,8 @@ pub struct TransformerBlock {
 
 impl TransformerBlock {
     fn new(channels: usize, device: &Device) -> Self {
-        let linear = |num_in: usize, num_out: usize| {
-            Linear::with_std(num_in, num_out, true, (3.0 * num_in as f64).sqrt().recip(), device)
-        };
+        let linear =
+            |num_in: usize, num_out: usize| Linear::with_std(num_in, num_out, true, (3.0 * num_in as f64).sqrt().recip(), device);
         Self {
             norm1: LayerNorm::new(channels, EPS, device),
             qkv: linear(channels, 3 * channels),

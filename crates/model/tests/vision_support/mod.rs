@@ -28,16 +28,8 @@ impl ModuleMapper for Fill<'_> {
 }
 
 /// The module with `value(name, shape)` in every parameter.
-pub fn fill<M: Module>(
-    module: M,
-    device: &Device,
-    mut value: impl FnMut(&str, &[usize]) -> Vec<f32>,
-) -> M {
-    module.map(&mut Fill {
-        path: Vec::new(),
-        device,
-        value: &mut value,
-    })
+pub fn fill<M: Module>(module: M, device: &Device, mut value: impl FnMut(&str, &[usize]) -> Vec<f32>) -> M {
+    module.map(&mut Fill { path: Vec::new(), device, value: &mut value })
 }
 
 /// Names and shapes of all parameters.

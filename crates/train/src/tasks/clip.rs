@@ -55,10 +55,13 @@ impl ClipObjective {
             rows.push(ids);
         }
         let longest = rows.iter().map(Vec::len).max().unwrap_or(0);
-        let values: Vec<i64> = rows.into_iter().flat_map(|mut ids| {
-            ids.resize(longest, eos);
-            ids
-        }).collect();
+        let values: Vec<i64> = rows
+            .into_iter()
+            .flat_map(|mut ids| {
+                ids.resize(longest, eos);
+                ids
+            })
+            .collect();
         Ok(Tensor::from_data(TensorData::new(values, [texts.len(), longest]), &device.clone().inner()))
     }
 }
@@ -92,7 +95,8 @@ impl Objective for ClipObjective {
         for start in (0..self.held_out.images.len()).step_by(EVALUATION_BATCH) {
             let indices: Vec<usize> = (start..self.held_out.images.len().min(start + EVALUATION_BATCH)).collect();
             let pixels_BHWC = self.held_out.images.batch(&indices, |_| Augment::default(), &device);
-            let texts: Vec<String> = indices.iter().filter_map(|&index| self.held_out.records[index].captions.first().cloned()).collect();
+            let texts: Vec<String> =
+                indices.iter().filter_map(|&index| self.held_out.records[index].captions.first().cloned()).collect();
             let ids_BL = self.texts(&texts, config.max_position_embeddings, config.eos_token_id, &device)?;
             let image_BE = model.embed_image(clip_pixels(pixels_BHWC)).map_err(data)?;
             let text_BE = model.embed_text(ids_BL).map_err(data)?;

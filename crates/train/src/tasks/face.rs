@@ -47,7 +47,8 @@ impl Objective for FaceObjective {
         let pixels_BHWC = self.train.images.batch(&indices, augment, &self.device);
         let targets: Vec<i64> = indices.iter().flat_map(|&index| self.train.targets[index].iter().copied()).collect();
         let heads = model.config().heads.len();
-        let targets_BA = Tensor::<2, Int>::from_data(TensorData::new(targets, [indices.len(), heads]), &self.device.clone().inner());
+        let targets_BA =
+            Tensor::<2, Int>::from_data(TensorData::new(targets, [indices.len(), heads]), &self.device.clone().inner());
         let output = model.forward(clip_pixels(pixels_BHWC)).map_err(data)?;
         let total = model.loss(&output, targets_BA).map_err(data)?.loss;
         let loss = f64::from(tensor_values(total.clone())[0]);
@@ -72,7 +73,9 @@ impl Objective for FaceObjective {
         let rate = |hits: usize, known: usize| hits as f64 / known.max(1) as f64;
         let (hits, known) = counts.iter().fold((0, 0), |sum, count| (sum.0 + count.0, sum.1 + count.1));
         let mut measures = vec![("held_out_accuracy".to_owned(), rate(hits, known))];
-        measures.extend(heads.iter().zip(&counts).map(|(head, &(hits, known))| (format!("accuracy_{}", head.name), rate(hits, known))));
+        measures.extend(
+            heads.iter().zip(&counts).map(|(head, &(hits, known))| (format!("accuracy_{}", head.name), rate(hits, known))),
+        );
         Ok(measures)
     }
 }

@@ -1,7 +1,7 @@
 //! What is said about a picture at one step of training: prompts, questions, captions; drawn by a key.
 
-use unif2ace_data::grammar::{paraphrase, questions};
 use unif2ace_data::FaceRecord;
+use unif2ace_data::grammar::{paraphrase, questions};
 use unif2ace_diffusion::rng::{Key, Stream};
 
 /// Ways to ask for a caption.

@@ -90,7 +90,15 @@ impl UnifiedObjective {
     }
 
     /// Generation: text, then a partly masked image.
-    fn t2i(&self, model: &Unif2ace, set: &FeaturedRecords, indices: &[usize], key: Key, device: &Device, dropout: bool) -> Result<TaskLoss> {
+    fn t2i(
+        &self,
+        model: &Unif2ace,
+        set: &FeaturedRecords,
+        indices: &[usize],
+        key: Key,
+        device: &Device,
+        dropout: bool,
+    ) -> Result<TaskLoss> {
         let ids = self.config().special_ids();
         let encode = |text: &str| self.encode(text);
         let prompter = Prompter::new(self.config(), &encode).map_err(data)?.with_cut_prompts(true);
@@ -199,7 +207,12 @@ impl UnifiedObjective {
         let num_targets = targets.len();
         let targets_R = Tensor::<1, Int>::from_data(TensorData::new(targets, [num_targets]), &device.clone().inner());
         let total = unif2ace_ops::cross_entropy(logits_RV, targets_R).mean();
-        Ok(TaskLoss { parts: vec![("mmu", number(total.clone()))], total, balance: hidden.stats.balance_loss, num_tokens: rows.len() })
+        Ok(TaskLoss {
+            parts: vec![("mmu", number(total.clone()))],
+            total,
+            balance: hidden.stats.balance_loss,
+            num_tokens: rows.len(),
+        })
     }
 }
 
@@ -238,7 +251,8 @@ impl Objective for UnifiedObjective {
                 None => sum,
             });
         }
-        let total = total.ok_or_else(|| data("the recipe trains neither generation nor understanding: both coefficients are 0"))?;
+        let total =
+            total.ok_or_else(|| data("the recipe trains neither generation nor understanding: both coefficients are 0"))?;
         Ok(StepLoss { total, parts, num_tokens })
     }
 

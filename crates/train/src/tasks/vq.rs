@@ -52,11 +52,7 @@ impl Objective for VqObjective {
         let number = |tensor: Tensor<1>| f64::from(tensor_values(tensor)[0]);
         // Pixels span two units, so a squared error of 4 is 0 dB.
         let psnr = -10.0 * (number(squared) / 4.0).log10();
-        let parts = vec![
-            ("psnr", psnr),
-            ("commit", number(quantized.commit_loss)),
-            ("entropy", number(quantized.entropy_loss)),
-        ];
+        let parts = vec![("psnr", psnr), ("commit", number(quantized.commit_loss)), ("entropy", number(quantized.entropy_loss))];
         Ok(StepLoss { total, parts, num_tokens: self.batch_size })
     }
 

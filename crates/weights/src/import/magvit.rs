@@ -4,8 +4,7 @@ use serde_json::Value;
 use unif2ace_model::vq::VqConfig;
 
 use super::{
-    CONFIG, ImportOptions, ImportReport, check, load_finite, metadata, mismatch, prepare_target,
-    source_config, write_config_part,
+    CONFIG, ImportOptions, ImportReport, check, load_finite, metadata, mismatch, prepare_target, source_config, write_config_part,
 };
 use crate::manifest::{ManifestEntry, magvitv2 as manifest};
 use crate::{Problem, Result, SafetensorsDir, SafetensorsWriter, TensorSpec, WeightsError};
@@ -24,60 +23,37 @@ const POWERS: &str = "quantize.power_vals";
 pub fn magvitv2(source: &Path, target: &Path, options: &ImportOptions) -> Result<ImportReport> {
     let tensors = SafetensorsDir::open(source)?;
     let config = read_config(source)?;
-    let (network, buffers): (Vec<_>, Vec<_>) = manifest(&config)
-        .into_iter()
-        .partition(|entry| !entry.name.starts_with("quantize."));
-    check(&tensors, &network, TARGET, |name| {
-        buffers.iter().any(|entry| entry.name == name)
-    })?;
+    let (network, buffers): (Vec<_>, Vec<_>) =
+        manifest(&config).into_iter().partition(|entry| !entry.name.starts_with("quantize."));
+    check(&tensors, &network, TARGET, |name| buffers.iter().any(|entry| entry.name == name))?;
     let dropped = check_buffers(&tensors, &buffers)?;
     let weights_path = target.join("vq.safetensors");
     prepare_target(target, &weights_path)?;
 
-    let spec = |entry: &ManifestEntry| TensorSpec {
-        name: entry.name.clone(),
-        shape: entry.shape.clone(),
-    };
+    let spec = |entry: &ManifestEntry| TensorSpec { name: entry.name.clone(), shape: entry.shape.clone() };
     let specs: Vec<_> = network.iter().map(spec).collect();
-    let num_values = specs
-        .iter()
-        .map(|spec| spec.shape.iter().product::<usize>() as u64)
-        .sum();
-    let origin = source
-        .file_name()
-        .map(|name| name.to_string_lossy().into_owned())
-        .unwrap_or_default();
-    let mut writer =
-        SafetensorsWriter::create(&weights_path, specs, options.float, &metadata(&origin))?;
+    let num_values = specs.iter().map(|spec| spec.shape.iter().product::<usize>() as u64).sum();
+    let origin = source.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let mut writer = SafetensorsWriter::create(&weights_path, specs, options.float, &metadata(&origin))?;
     for entry in &network {
         writer.write(&entry.name, &load_finite(&tensors, &entry.name, TARGET)?)?;
     }
     writer.finish()?;
     write_config_part(target, "vq", &config)?;
-    Ok(ImportReport {
-        num_imported: network.len(),
-        num_added: 0,
-        num_values,
-        dropped,
-    })
+    Ok(ImportReport { num_imported: network.len(), num_added: 0, num_values, dropped })
 }
 
 fn read_config(folder: &Path) -> Result<VqConfig> {
-    let fail = |reason: String| WeightsError::Config {
-        path: folder.join(CONFIG),
-        reason,
-    };
+    let fail = |reason: String| WeightsError::Config { path: folder.join(CONFIG), reason };
     let table = source_config(folder)?;
     if !table.contains_key("ch") {
         return Ok(VqConfig::magvitv2());
     }
-    let config: VqConfig = serde_json::from_value(Value::Object(table))
-        .map_err(|error| fail(format!("a field can't be used: {error}")))?;
+    let config: VqConfig =
+        serde_json::from_value(Value::Object(table)).map_err(|error| fail(format!("a field can't be used: {error}")))?;
     config.check().map_err(|error| fail(error.to_string()))?;
     if config.patch_size != 1 || config.enc_transformer_blocks + config.dec_transformer_blocks > 0 {
-        return Err(fail(
-            "expected patch_size 1 and no transformer blocks, which MAGVIT-v2 does not have".into(),
-        ));
+        return Err(fail("expected patch_size 1 and no transformer blocks, which MAGVIT-v2 does not have".into()));
     }
     Ok(config)
 }
@@ -91,13 +67,8 @@ fn check_buffers(tensors: &SafetensorsDir, buffers: &[ManifestEntry]) -> Result<
             continue;
         };
         if info.shape != entry.shape {
-            let (name, expected, found) =
-                (entry.name.clone(), entry.shape.clone(), info.shape.clone());
-            problems.push(Problem::Misshapen {
-                name,
-                expected,
-                found,
-            });
+            let (name, expected, found) = (entry.name.clone(), entry.shape.clone(), info.shape.clone());
+            problems.push(Problem::Misshapen { name, expected, found });
             continue;
         }
         let wrong = match entry.name.as_str() {
@@ -106,10 +77,7 @@ fn check_buffers(tensors: &SafetensorsDir, buffers: &[ManifestEntry]) -> Result<
             _ => None,
         };
         match wrong {
-            Some(reason) => problems.push(Problem::BadValues {
-                name: entry.name.clone(),
-                reason,
-            }),
+            Some(reason) => problems.push(Problem::BadValues { name: entry.name.clone(), reason }),
             None => dropped.push(entry.name.clone()),
         }
     }
@@ -120,11 +88,7 @@ fn check_buffers(tensors: &SafetensorsDir, buffers: &[ManifestEntry]) -> Result<
 fn wrong_code(values: &[f32], num_bits: usize) -> Option<String> {
     let expected = |place: usize| {
         let (code, bit) = (place / num_bits, place % num_bits);
-        if code >> (num_bits - 1 - bit) & 1 == 1 {
-            1.0
-        } else {
-            -1.0
-        }
+        if code >> (num_bits - 1 - bit) & 1 == 1 { 1.0 } else { -1.0 }
     };
     let place = (0..values.len()).find(|&place| values[place] != expected(place))?;
     Some(format!(
@@ -139,9 +103,5 @@ fn wrong_code(values: &[f32], num_bits: usize) -> Option<String> {
 fn wrong_power(values: &[i64]) -> Option<String> {
     let expected = |place: usize| 1i64 << (values.len() - 1 - place);
     let place = (0..values.len()).find(|&place| values[place] != expected(place))?;
-    Some(format!(
-        "expected {} at {place}, found {}",
-        expected(place),
-        values[place]
-    ))
+    Some(format!("expected {} at {place}, found {}", expected(place), values[place]))
 }

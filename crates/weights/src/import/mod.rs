@@ -42,12 +42,7 @@ pub struct ImportOptions {
 impl ImportOptions {
     /// Float32, both levels of experts, seed 0.
     pub fn new(device: Device) -> Self {
-        Self {
-            float: FloatType::F32,
-            level: MoeLevel::Both,
-            seed: 0,
-            device,
-        }
+        Self { float: FloatType::F32, level: MoeLevel::Both, seed: 0, device }
     }
 }
 
@@ -70,25 +65,13 @@ fn source_config(folder: &Path) -> Result<Map<String, Value>> {
     if !folder.is_dir() || !path.exists() {
         return Ok(Map::new());
     }
-    let fail = |reason: String| WeightsError::Config {
-        path: path.clone(),
-        reason,
-    };
-    serde_json::from_slice(&read_capped(&path, MAX_CONFIG_BYTES)?)
-        .map_err(|error| fail(format!("it is no table: {error}")))
+    let fail = |reason: String| WeightsError::Config { path: path.clone(), reason };
+    serde_json::from_slice(&read_capped(&path, MAX_CONFIG_BYTES)?).map_err(|error| fail(format!("it is no table: {error}")))
 }
 
 /// Compares a checkpoint with the list derived from its configuration.
-fn check(
-    source: &SafetensorsDir,
-    expected: &[ManifestEntry],
-    target: &str,
-    optional: impl Fn(&str) -> bool,
-) -> Result<()> {
-    let expected: Vec<_> = expected
-        .iter()
-        .map(|entry| (entry.name.clone(), entry.shape.clone()))
-        .collect();
+fn check(source: &SafetensorsDir, expected: &[ManifestEntry], target: &str, optional: impl Fn(&str) -> bool) -> Result<()> {
+    let expected: Vec<_> = expected.iter().map(|entry| (entry.name.clone(), entry.shape.clone())).collect();
     let problems = compare(&expected, source, optional);
     mismatch(source, target, problems)
 }
@@ -110,14 +93,7 @@ fn load_finite(source: &SafetensorsDir, name: &str, target: &str) -> Result<Vec<
     let values = source.load_f32(name)?;
     if let Some(place) = values.iter().position(|value| !value.is_finite()) {
         let reason = format!("expected finite values, found {} at {place}", values[place]);
-        mismatch(
-            source,
-            target,
-            vec![Problem::BadValues {
-                name: name.to_string(),
-                reason,
-            }],
-        )?;
+        mismatch(source, target, vec![Problem::BadValues { name: name.to_string(), reason }])?;
     }
     Ok(values)
 }
@@ -134,17 +110,10 @@ fn prepare_target(target: &Path, weights: &Path) -> Result<()> {
 /// When the file there is no table or can't be written.
 pub fn write_config_part<C: Serialize>(folder: &Path, part: &str, config: &C) -> Result<()> {
     let path = folder.join(CONFIG);
-    let fail = |reason: String| WeightsError::Config {
-        path: path.clone(),
-        reason,
-    };
+    let fail = |reason: String| WeightsError::Config { path: path.clone(), reason };
     let mut root = source_config(folder)?;
-    root.entry("model_type")
-        .or_insert_with(|| Value::from("unif2ace"));
-    match (
-        part,
-        serde_json::to_value(config).map_err(|error| fail(error.to_string()))?,
-    ) {
+    root.entry("model_type").or_insert_with(|| Value::from("unif2ace"));
+    match (part, serde_json::to_value(config).map_err(|error| fail(error.to_string()))?) {
         ("model", Value::Object(fields)) => root.extend(fields),
         (_, value) => {
             root.insert(part.to_string(), value);
@@ -157,7 +126,5 @@ pub fn write_config_part<C: Serialize>(folder: &Path, part: &str, config: &C) ->
 
 /// Header entries that say where the weights come from.
 fn metadata(origin: &str) -> BTreeMap<String, String> {
-    [("format", "pt"), ("imported_from", origin)]
-        .map(|(key, value)| (key.to_string(), value.to_string()))
-        .into()
+    [("format", "pt"), ("imported_from", origin)].map(|(key, value)| (key.to_string(), value.to_string())).into()
 }

@@ -21,10 +21,7 @@ pub fn host(tensors: &Tensors) -> HostTensors {
 }
 
 pub fn write(path: &Path, tensors: &[(&String, &HostTensor)], float: FloatType) {
-    let spec = |(name, tensor): &(&String, &HostTensor)| TensorSpec {
-        name: name.to_string(),
-        shape: tensor.shape.clone(),
-    };
+    let spec = |(name, tensor): &(&String, &HostTensor)| TensorSpec { name: name.to_string(), shape: tensor.shape.clone() };
     let specs = tensors.iter().map(spec).collect();
     let mut writer = SafetensorsWriter::create(path, specs, float, &BTreeMap::new()).unwrap();
     for (name, tensor) in tensors {
@@ -34,13 +31,7 @@ pub fn write(path: &Path, tensors: &[(&String, &HostTensor)], float: FloatType) 
 }
 
 /// Writes a checkpoint folder in the hub's layout, in one file or three shards.
-pub fn checkpoint(
-    folder: &Path,
-    config: &Value,
-    tensors: &HostTensors,
-    float: FloatType,
-    sharded: bool,
-) {
+pub fn checkpoint(folder: &Path, config: &Value, tensors: &HostTensors, float: FloatType, sharded: bool) {
     std::fs::write(folder.join("config.json"), config.to_string()).unwrap();
     let all: Vec<_> = tensors.iter().collect();
     if !sharded {
@@ -50,18 +41,10 @@ pub fn checkpoint(
     for (index, shard) in all.chunks(all.len().div_ceil(3)).enumerate() {
         let name = format!("model-{:05}-of-00003.safetensors", index + 1);
         write(&folder.join(&name), shard, float);
-        weight_map.extend(
-            shard
-                .iter()
-                .map(|(tensor, _)| (tensor.to_string(), name.clone())),
-        );
+        weight_map.extend(shard.iter().map(|(tensor, _)| (tensor.to_string(), name.clone())));
     }
     let index = json!({ "metadata": {}, "weight_map": weight_map });
-    std::fs::write(
-        folder.join("model.safetensors.index.json"),
-        index.to_string(),
-    )
-    .unwrap();
+    std::fs::write(folder.join("model.safetensors.index.json"), index.to_string()).unwrap();
 }
 
 /// The golden config in the words of a published config.json.
@@ -92,49 +75,29 @@ pub fn show_o_config(case: &Path) -> Value {
 }
 
 pub fn load(folder: &Path, device: &Device) -> Unif2ace {
-    let config: ModelConfig =
-        serde_json::from_value(golden::json(folder.join("config.json"))).unwrap();
+    let config: ModelConfig = serde_json::from_value(golden::json(folder.join("config.json"))).unwrap();
     let source = SafetensorsDir::open(folder).unwrap();
-    load_into(
-        Unif2ace::new(&config, device).unwrap(),
-        &source,
-        &NameMap::identity(),
-    )
-    .unwrap()
+    load_into(Unif2ace::new(&config, device).unwrap(), &source, &NameMap::identity()).unwrap()
 }
 
 pub fn logits(model: &Unif2ace, case: &Path, task: Task, device: &Device) -> Vec<f32> {
     let batch = Tensors::load(case.join("batch.safetensors"));
     let ids_BL: Tensor<2, Int> = batch.int_tensor("input_ids", device);
     let [rows, length] = ids_BL.dims();
-    let mask_BLS = batch
-        .tensor::<4>("attention_mask", device)
-        .reshape([rows, length, length]);
+    let mask_BLS = batch.tensor::<4>("attention_mask", device).reshape([rows, length, length]);
     let max_seq_length = model.config().max_seq_length;
     let (noise_level, image_start) = match task {
         Task::T2i => (Some(vec![0.4; rows]), max_seq_length + 2),
         Task::Mmu => (None, 2),
     };
-    let patches = Tensor::random(
-        [rows, 5, model.config().moe.clip_dim],
-        burn::tensor::Distribution::Default,
-        device,
-    );
+    let patches = Tensor::random([rows, 5, model.config().moe.clip_dim], burn::tensor::Distribution::Default, device);
     let hidden = model.hidden(Batch {
         input: Input::Ids(ids_BL),
         positions: Positions::From(0),
         mask_BLS,
         task,
         image_start: Some(image_start),
-        features: Features::Raw(ExpertFeatures {
-            noise_level,
-            clip_BPC: Some(patches),
-            face_BF: None,
-        }),
+        features: Features::Raw(ExpertFeatures { noise_level, clip_BPC: Some(patches), face_BF: None }),
     });
-    model
-        .logits(hidden.x_BLD)
-        .into_data()
-        .iter::<f32>()
-        .collect()
+    model.logits(hidden.x_BLD).into_data().iter::<f32>().collect()
 }

@@ -86,16 +86,72 @@ fn finish(mut vqa: Vqa, pick: &mut Pick) -> Vqa {
 type Maker = fn(&mut Ask, &mut Pick);
 
 const MAKERS: &[Maker] = &[
-    hair_color, eye_color, skin_tone, face_shape, nose, hairstyle, age, background, clothing, clothing_color, lipstick_color, glasses, facial_hair, hat, emotion,
-    action, head_turn, gaze, glasses, hat, emotion, action, has_eyewear, has_glasses, has_sunglasses, has_hat, has_earrings, has_necklace, has_lipstick,
-    has_shadow, has_beard, has_moustache, is_bald, has_bangs, has_long_hair, has_curly_hair, has_hair_color, has_eye_color, has_skin, has_freckles, has_wrinkles,
-    has_rosy_cheeks, is_chubby, has_trait, has_trait, is_gender, is_age, is_smiling, is_winking, eyes_closed, mouth_open, teeth, tilted, feels, feels, is_facing,
+    hair_color,
+    eye_color,
+    skin_tone,
+    face_shape,
+    nose,
+    hairstyle,
+    age,
+    background,
+    clothing,
+    clothing_color,
+    lipstick_color,
+    glasses,
+    facial_hair,
+    hat,
+    emotion,
+    action,
+    head_turn,
+    gaze,
+    glasses,
+    hat,
+    emotion,
+    action,
+    has_eyewear,
+    has_glasses,
+    has_sunglasses,
+    has_hat,
+    has_earrings,
+    has_necklace,
+    has_lipstick,
+    has_shadow,
+    has_beard,
+    has_moustache,
+    is_bald,
+    has_bangs,
+    has_long_hair,
+    has_curly_hair,
+    has_hair_color,
+    has_eye_color,
+    has_skin,
+    has_freckles,
+    has_wrinkles,
+    has_rosy_cheeks,
+    is_chubby,
+    has_trait,
+    has_trait,
+    is_gender,
+    is_age,
+    is_smiling,
+    is_winking,
+    eyes_closed,
+    mouth_open,
+    teeth,
+    tilted,
+    feels,
+    feels,
+    is_facing,
 ];
 
 impl Ask<'_> {
     /// Fills `{s}` (the person), `{own}` (his, her) and `{v}`; the first letter becomes a capital.
     fn fill(&self, form: &str, value: &str) -> String {
-        let text = form.replace("{s}", &self.who.subject).replace("{own}", self.who.own).replace("{He}", self.who.he).replace("{v}", value);
+        let text = form
+            .replace("{s}", &self.who.subject)
+            .replace("{own}", self.who.own)
+            .replace("{He}", self.who.he)
+            .replace("{v}", value);
         let mut letters = text.chars();
         letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
     }
@@ -120,7 +176,8 @@ impl Ask<'_> {
         let short = if truth { "yes" } else { "no" };
         let head = if truth { "Yes" } else { "No" };
         let question = self.fill(question, asked);
-        let answer = if reason.is_empty() || pick.chance(0.42) { format!("{head}.") } else { format!("{head}, {}.", self.reason(reason)) };
+        let answer =
+            if reason.is_empty() || pick.chance(0.42) { format!("{head}.") } else { format!("{head}, {}.", self.reason(reason)) };
         self.push(kind, question, answer, short);
     }
 

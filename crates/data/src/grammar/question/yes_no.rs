@@ -7,29 +7,62 @@ use crate::grammar::pick::Pick;
 
 pub(super) fn has_eyewear(ask: &mut Ask, pick: &mut Pick) {
     let (glasses, sun) = (ask.facts.present("glasses").is_some(), ask.facts.is("sunglasses"));
-    let reason = if sun { "{He} has sunglasses on" } else if glasses { "{He} is wearing glasses" } else { "{He} is not wearing any" };
+    let reason = if sun {
+        "{He} has sunglasses on"
+    } else if glasses {
+        "{He} is wearing glasses"
+    } else {
+        "{He} is not wearing any"
+    };
     let form = pick.one(&[
-        "Is {s} wearing glasses or sunglasses?", "Is {s} wearing any kind of eyewear?", "Does {s} wear any eyewear?", "Is {s} wearing eyewear?",
+        "Is {s} wearing glasses or sunglasses?",
+        "Is {s} wearing any kind of eyewear?",
+        "Does {s} wear any eyewear?",
+        "Is {s} wearing eyewear?",
     ]);
     ask.yes_no("appearance", form, "", glasses || sun, reason, pick);
 }
 
 pub(super) fn has_glasses(ask: &mut Ask, pick: &mut Pick) {
     let (glasses, sun) = (ask.facts.present("glasses").is_some(), ask.facts.is("sunglasses"));
-    let reason = if glasses { "{He} is wearing glasses" } else if sun { "{He} is wearing sunglasses" } else { "{He} is not wearing any" };
-    let form = pick.one(&["Is {s} wearing glasses?", "Does {s} wear glasses?", "Does {s} have glasses on?", "Does {s} have glasses?", "Has {s} got glasses?", "Is {s} wearing spectacles?"]);
+    let reason = if glasses {
+        "{He} is wearing glasses"
+    } else if sun {
+        "{He} is wearing sunglasses"
+    } else {
+        "{He} is not wearing any"
+    };
+    let form = pick.one(&[
+        "Is {s} wearing glasses?",
+        "Does {s} wear glasses?",
+        "Does {s} have glasses on?",
+        "Does {s} have glasses?",
+        "Has {s} got glasses?",
+        "Is {s} wearing spectacles?",
+    ]);
     ask.yes_no("appearance", form, "", glasses, reason, pick);
 }
 
 pub(super) fn has_sunglasses(ask: &mut Ask, pick: &mut Pick) {
     let sun = ask.facts.is("sunglasses");
     let reason = if sun { "{He} is wearing sunglasses" } else { "{He} is not wearing sunglasses" };
-    let form = pick.one(&["Is {s} wearing sunglasses?", "Does {s} have sunglasses on?", "Does {s} wear sunglasses?", "Are there sunglasses?"]);
+    let form = pick.one(&[
+        "Is {s} wearing sunglasses?",
+        "Does {s} have sunglasses on?",
+        "Does {s} wear sunglasses?",
+        "Are there sunglasses?",
+    ]);
     ask.yes_no("appearance", form, "", sun, reason, pick);
 }
 
 pub(super) fn has_hat(ask: &mut Ask, pick: &mut Pick) {
-    let form = pick.one(&["Is {s} wearing a hat?", "Does {s} have a hat on?", "Does {s} wear a hat?", "Is there a hat?", "Has {s} got a hat on?"]);
+    let form = pick.one(&[
+        "Is {s} wearing a hat?",
+        "Does {s} have a hat on?",
+        "Does {s} wear a hat?",
+        "Is there a hat?",
+        "Has {s} got a hat on?",
+    ]);
     match (ask.facts.present("hat"), ask.facts.present("hat_color")) {
         // The set doesn't count a headband as a hat.
         (Some("headband"), _) => ask.yes_no("appearance", form, "", false, "{He} only has a headband", pick),
@@ -43,15 +76,26 @@ pub(super) fn has_hat(ask: &mut Ask, pick: &mut Pick) {
 
 pub(super) fn has_earrings(ask: &mut Ask, pick: &mut Pick) {
     let Some(kind) = ask.facts.get("earrings") else { return };
-    let form = pick.one(&["Is {s} wearing earrings?", "Does {s} have earrings?", "Does {s} wear earrings?", "Can you see any earrings?"]);
+    let form = pick.one(&[
+        "Is {s} wearing earrings?",
+        "Does {s} have earrings?",
+        "Does {s} wear earrings?",
+        "Can you see any earrings?",
+    ]);
     let color = ask.facts.present("earring_color").unwrap_or("gold");
-    let reason = if kind == "none" { "no earrings can be seen".to_owned() } else { format!("{{He}} wears {color} {kind} earrings") };
+    let reason =
+        if kind == "none" { "no earrings can be seen".to_owned() } else { format!("{{He}} wears {color} {kind} earrings") };
     ask.yes_no("appearance", form, "", kind != "none", &reason, pick);
 }
 
 pub(super) fn has_necklace(ask: &mut Ask, pick: &mut Pick) {
     let Some(kind) = ask.facts.get("necklace") else { return };
-    let form = pick.one(&["Is {s} wearing a necklace?", "Does {s} have a necklace?", "Does {s} wear a necklace?", "Is there a necklace?"]);
+    let form = pick.one(&[
+        "Is {s} wearing a necklace?",
+        "Does {s} have a necklace?",
+        "Does {s} wear a necklace?",
+        "Is there a necklace?",
+    ]);
     let reason = if kind == "none" { "there is no necklace".to_owned() } else { format!("{{He}} wears {}", article(kind)) };
     ask.yes_no("appearance", form, "", kind != "none", &reason, pick);
 }
@@ -94,7 +138,12 @@ pub(super) fn has_moustache(ask: &mut Ask, pick: &mut Pick) {
         return;
     }
     let truth = matches!(kind, "moustache" | "full beard" | "short beard");
-    let form = pick.one(&["Does {s} have a moustache?", "Has {s} got a moustache?", "Does {s} have a mustache?", "Is there a moustache?"]);
+    let form = pick.one(&[
+        "Does {s} have a moustache?",
+        "Has {s} got a moustache?",
+        "Does {s} have a mustache?",
+        "Is there a moustache?",
+    ]);
     let reason = if truth { "there is a moustache above the lips" } else { "there is no moustache" };
     ask.yes_no("appearance", form, "", truth, reason, pick);
 }
@@ -117,9 +166,15 @@ pub(super) fn has_bangs(ask: &mut Ask, pick: &mut Pick) {
 }
 
 pub(super) fn has_long_hair(ask: &mut Ask, pick: &mut Pick) {
-    let Some(length) = ask.facts.get("hair_length").filter(|length| matches!(*length, "long" | "short" | "very short")) else { return };
+    let Some(length) = ask.facts.get("hair_length").filter(|length| matches!(*length, "long" | "short" | "very short")) else {
+        return;
+    };
     let short = pick.chance(0.35);
-    let form = if short { pick.one(&["Does {s} have short hair?", "Is {own} hair short?"]) } else { pick.one(&["Does {s} have long hair?", "Is {own} hair long?"]) };
+    let form = if short {
+        pick.one(&["Does {s} have short hair?", "Is {own} hair short?"])
+    } else {
+        pick.one(&["Does {s} have long hair?", "Is {own} hair long?"])
+    };
     let truth = (length == "long") != short;
     ask.yes_no("appearance", form, "", truth, &format!("the hair is {length}"), pick);
 }
@@ -158,8 +213,16 @@ pub(super) fn has_skin(ask: &mut Ask, pick: &mut Pick) {
 
 pub(super) fn has_freckles(ask: &mut Ask, pick: &mut Pick) {
     let truth = ask.facts.is("freckles");
-    let form = pick.one(&["Does {s} have freckles?", "Are there freckles on {own} face?", "Is {s} freckled?", "Has {s} got freckles?"]);
-    ask.yes_no("appearance", form, "", truth, if truth { "{He} has freckles on {own} face" } else { "there are no freckles" }, pick);
+    let form =
+        pick.one(&["Does {s} have freckles?", "Are there freckles on {own} face?", "Is {s} freckled?", "Has {s} got freckles?"]);
+    ask.yes_no(
+        "appearance",
+        form,
+        "",
+        truth,
+        if truth { "{He} has freckles on {own} face" } else { "there are no freckles" },
+        pick,
+    );
 }
 
 pub(super) fn has_wrinkles(ask: &mut Ask, pick: &mut Pick) {
@@ -180,7 +243,12 @@ pub(super) fn has_rosy_cheeks(ask: &mut Ask, pick: &mut Pick) {
 
 pub(super) fn is_chubby(ask: &mut Ask, pick: &mut Pick) {
     let Some(build) = ask.facts.get("build") else { return };
-    let form = pick.one(&["Does {s} have a chubby face?", "Does {s} have chubby cheeks?", "Is {own} face chubby?", "Are {own} cheeks full?"]);
+    let form = pick.one(&[
+        "Does {s} have a chubby face?",
+        "Does {s} have chubby cheeks?",
+        "Is {own} face chubby?",
+        "Are {own} cheeks full?",
+    ]);
     let truth = build == "chubby";
     ask.yes_no("appearance", form, "", truth, if truth { "{own} cheeks are full" } else { "{own} face is not chubby" }, pick);
 }
@@ -209,7 +277,13 @@ pub(super) fn is_gender(ask: &mut Ask, pick: &mut Pick) {
     };
     let truth = female == she;
     let own = asked[usize::from(she)];
-    let reason = if truth && form.starts_with("Is this a") { format!("this is a {own}") } else if truth { String::new() } else { format!("{{He}} is a {own}") };
+    let reason = if truth && form.starts_with("Is this a") {
+        format!("this is a {own}")
+    } else if truth {
+        String::new()
+    } else {
+        format!("{{He}} is a {own}")
+    };
     ask.yes_no("appearance", &form, "", truth, &reason, pick);
 }
 
@@ -269,8 +343,18 @@ pub(super) fn eyes_closed(ask: &mut Ask, pick: &mut Pick) {
     let action = ask.facts.get("action").unwrap_or("none");
     let closed = action == "eyes closed";
     let open = pick.chance(0.3) && action != "winking";
-    let form = if open { pick.one(&["Are {own} eyes open?", "Does {s} have {own} eyes open?"]) } else { pick.one(&["Are {own} eyes closed?", "Does {s} have {own} eyes closed?", "Are {own} eyes shut?"]) };
-    let reason = if closed { "both eyes are closed" } else if action == "winking" { "one eye is open" } else { "the eyes are open" };
+    let form = if open {
+        pick.one(&["Are {own} eyes open?", "Does {s} have {own} eyes open?"])
+    } else {
+        pick.one(&["Are {own} eyes closed?", "Does {s} have {own} eyes closed?", "Are {own} eyes shut?"])
+    };
+    let reason = if closed {
+        "both eyes are closed"
+    } else if action == "winking" {
+        "one eye is open"
+    } else {
+        "the eyes are open"
+    };
     ask.yes_no("action", form, "", closed != open, reason, pick);
 }
 
@@ -285,7 +369,12 @@ pub(super) fn mouth_open(ask: &mut Ask, pick: &mut Pick) {
 
 pub(super) fn teeth(ask: &mut Ask, pick: &mut Pick) {
     let Some(value) = ask.facts.get("teeth_showing") else { return };
-    let form = pick.one(&["Can you see {own} teeth?", "Are {own} teeth showing?", "Are {own} teeth visible?", "Does {s} show {own} teeth?"]);
+    let form = pick.one(&[
+        "Can you see {own} teeth?",
+        "Are {own} teeth showing?",
+        "Are {own} teeth visible?",
+        "Does {s} show {own} teeth?",
+    ]);
     let reason = if value == "true" { "the teeth are visible" } else { "no teeth are visible" };
     ask.yes_no("action", form, "", value == "true", reason, pick);
 }
@@ -308,6 +397,10 @@ pub(super) fn feels(ask: &mut Ask, pick: &mut Pick) {
 pub(super) fn is_facing(ask: &mut Ask, pick: &mut Pick) {
     let Some(side) = ask.facts.get("head_turn") else { return };
     let asked = ask.asked("head_turn", side, 0.5, &[], pick);
-    let form = if asked == "front" { "Is {s} facing the front?" } else { pick.one(&["Is {s} facing {v}?", "Is the face turned to the {v}?", "Is {s} facing to the {v}?"]) };
+    let form = if asked == "front" {
+        "Is {s} facing the front?"
+    } else {
+        pick.one(&["Is {s} facing {v}?", "Is the face turned to the {v}?", "Is {s} facing to the {v}?"])
+    };
     ask.yes_no("action", form, asked, asked == side, &format!("the face is turned to the {side}"), pick);
 }

@@ -2,10 +2,12 @@
 
 use std::path::PathBuf;
 
-use burn::tensor::Device;
 use clap::Args;
 use unif2ace_diffusion::sampler::{Sampler, SamplerConfig};
-use unif2ace_eval::{EvalError, EvalOptions, Model, evaluate};
+use unif2ace_eval::{EvalOptions, evaluate};
+
+use crate::options::ModelArgs;
+use crate::outcome::{Outcome, say};
 
 /// Measure a model on a split of the face set and print the figures as JSON.
 #[derive(Debug, Args)]
@@ -13,9 +15,6 @@ pub struct EvalArgs {
     /// Folder of the face set, with train/, val/ and test/.
     #[arg(long)]
     faces: PathBuf,
-    /// Model folder.
-    #[arg(long, default_value = "models/mini")]
-    model: PathBuf,
     /// Split to measure on.
     #[arg(long, default_value = "test")]
     split: String,
@@ -25,10 +24,13 @@ pub struct EvalArgs {
     /// Captions to generate pictures from; 0 for none.
     #[arg(long, default_value_t = 500)]
     num_generated: usize,
+    /// Labelled prompts in users' words to generate from too.
+    #[arg(long, value_name = "FILE")]
+    prompts: Option<PathBuf>,
     /// Denoising steps.
     #[arg(long, default_value_t = 12)]
     num_inference_steps: usize,
-    /// Strength of the prompt.
+    /// How closely the prompt is followed; 0 for no guidance.
     #[arg(long, default_value_t = 2.0)]
     guidance_scale: f32,
     /// maskgit, euler or tweedie.
@@ -37,14 +39,13 @@ pub struct EvalArgs {
     /// Seed of the generated pictures.
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    #[command(flatten)]
+    model: ModelArgs,
 }
 
 /// Measures and prints.
-///
-/// # Errors
-/// When the model or the set can't be read.
-pub fn run(args: EvalArgs) -> Result<String, EvalError> {
-    let model = Model::open(&args.model, &Device::flex())?;
+pub fn run(args: EvalArgs) -> Outcome {
+    let pipeline = args.model.load()?;
     let options = EvalOptions {
         faces: args.faces,
         split: args.split,
@@ -53,8 +54,8 @@ pub fn run(args: EvalArgs) -> Result<String, EvalError> {
         sampler: SamplerConfig { sampler: args.sampler, num_steps: args.num_inference_steps, ..SamplerConfig::default() },
         guidance_scale: args.guidance_scale,
         seed: args.seed,
-        caption_request: unif2ace_train::tasks::unified::caption_request().to_owned(),
+        prompts: args.prompts,
     };
-    let report = evaluate(&model, &options, &mut |what| tracing::info!("{what}"))?;
-    Ok(format!("{report:#}"))
+    let report = evaluate(&pipeline, &options, &mut |what| tracing::info!("{what}"))?;
+    say(&format!("{report:#}"))
 }

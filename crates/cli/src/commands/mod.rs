@@ -1,0 +1,11 @@
+//! One file for each command.
+
+pub mod ask;
+pub mod doctor;
+pub mod edit;
+pub mod eval;
+pub mod generate;
+pub mod import;
+pub mod inspect;
+pub mod score;
+pub mod train;

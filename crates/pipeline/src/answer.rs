@@ -1,0 +1,244 @@
+//! Questions about a picture, and captions: the picture is read once into the cache, each question is a row behind it.
+
+use burn::tensor::{Tensor, TensorData};
+use unif2ace_data::TextStream;
+use unif2ace_diffusion::rng::Key;
+use unif2ace_diffusion::text::{TextSampling, next_token_keyed};
+use unif2ace_image::RgbImage;
+use unif2ace_model::masks::{HIDDEN, for_mmu};
+use unif2ace_model::moe::{Resampled, Task};
+use unif2ace_model::prompts::Prompter;
+use unif2ace_model::transformer::{Batch, CacheUse, Features, Input, KvCache, Positions};
+
+use crate::error::{PipelineError, Result};
+use crate::pretrained::Pipeline;
+
+/// The request that `caption` makes; the small model was trained with it.
+const CAPTION_REQUEST: &str = "Describe this face.";
+
+/// How text is chosen.
+#[derive(Debug, Clone, Copy)]
+pub struct AnswerOptions {
+    /// Longest answer.
+    pub max_new_tokens: usize,
+    /// 0 takes the most probable token.
+    pub temperature: f32,
+    /// Draws from the so many most probable tokens only.
+    pub top_k: Option<usize>,
+    /// Seed of the draws.
+    pub seed: u64,
+}
+
+impl Default for AnswerOptions {
+    fn default() -> Self {
+        Self { max_new_tokens: 128, temperature: 0.0, top_k: None, seed: 0 }
+    }
+}
+
+/// A picture that has been read: keys and values of `[mmu] [soi] image [eoi]`, and its codes.
+pub struct PictureContext {
+    cache: KvCache,
+    /// Codes of the picture.
+    pub codes: Vec<u32>,
+}
+
+impl Pipeline {
+    /// Reads a picture for any number of questions.
+    ///
+    /// # Errors
+    /// When the picture can't be resized.
+    pub fn read_picture(&self, image: &RgbImage) -> Result<PictureContext> {
+        self.read_pixels(self.pixels(image)?)
+    }
+
+    /// As [`Pipeline::read_picture`] for pixels `[1, side, side, 3]` in -1..1.
+    ///
+    /// # Errors
+    /// When the pixels have another size than the model's.
+    pub fn read_pixels(&self, pixels_BHWC: Tensor<4>) -> Result<PictureContext> {
+        let ids = self.config().special_ids();
+        let codes = self.encode(pixels_BHWC.clone())?;
+        let features = self.features(pixels_BHWC)?;
+        let encode = |text: &str| self.text_ids(text);
+        let image: Vec<u32> = codes.iter().map(|&code| code + ids.image_offset).collect();
+        let prefix = Prompter::new(self.config(), &encode)?.mmu_prefix(&image)?;
+        let mask = for_mmu(&prefix, prefix.len(), ids.eoi)?;
+        let mut cache = KvCache::new();
+        self.unified.hidden_cached(
+            Batch {
+                input: Input::Ids(self.id_rows(&prefix, 1)),
+                positions: Positions::From(0),
+                mask_BLS: mask.tensor(&self.device),
+                task: Task::Mmu,
+                image_start: Some(2),
+                features: Features::Raw(features),
+            },
+            CacheUse::Append(&mut cache),
+        );
+        Ok(PictureContext { cache, codes })
+    }
+
+    /// Answers a question about a picture; `print` gets the text as it comes and stops the work by returning false.
+    ///
+    /// # Errors
+    /// When the question is empty or `print` says stop.
+    pub fn ask(
+        &self,
+        image: &RgbImage,
+        question: &str,
+        options: &AnswerOptions,
+        print: &mut dyn FnMut(&str) -> bool,
+    ) -> Result<String> {
+        if question.trim().is_empty() {
+            return Err(PipelineError::empty_question());
+        }
+        let picture = self.read_picture(image)?;
+        let mut stream: TextStream<'_> = self.tokenizer.stream();
+        let mut text = String::new();
+        let mut stopped = false;
+        let mut failed = None;
+        self.answer_rows(&picture, &[question], options, &mut |ids| {
+            let Some(id) = ids[0] else { return true };
+            match stream.push(id) {
+                Ok(Some(piece)) => {
+                    text.push_str(&piece);
+                    stopped = !print(&piece);
+                }
+                Ok(None) => {}
+                Err(error) => failed = Some(error),
+            }
+            !stopped && failed.is_none()
+        })?;
+        if let Some(error) = failed {
+            return Err(error.into());
+        }
+        if let Some(rest) = stream.finish()? {
+            print(&rest);
+            text.push_str(&rest);
+        }
+        if stopped { Err(PipelineError::Stopped) } else { Ok(text) }
+    }
+
+    /// Describes the face.
+    ///
+    /// # Errors
+    /// As [`Pipeline::ask`].
+    pub fn caption(&self, image: &RgbImage, options: &AnswerOptions, print: &mut dyn FnMut(&str) -> bool) -> Result<String> {
+        self.ask(image, CAPTION_REQUEST, options, print)
+    }
+
+    /// Answers to several questions on one picture, all at once.
+    ///
+    /// # Errors
+    /// When the questions don't fit the tokenizer.
+    pub fn answers(&self, picture: &PictureContext, questions: &[&str], options: &AnswerOptions) -> Result<Vec<String>> {
+        let mut ids: Vec<Vec<u32>> = vec![Vec::new(); questions.len()];
+        self.answer_rows(picture, questions, options, &mut |new| {
+            for (row, id) in ids.iter_mut().zip(new) {
+                row.extend(id);
+            }
+            true
+        })?;
+        ids.iter().map(|ids| Ok(self.tokenizer.decode(ids)?)).collect()
+    }
+
+    /// The caption of a read picture.
+    ///
+    /// # Errors
+    /// As [`Pipeline::answers`].
+    pub fn caption_of(&self, picture: &PictureContext, options: &AnswerOptions) -> Result<String> {
+        Ok(self.answers(picture, &[CAPTION_REQUEST], options)?.pop().unwrap_or_default())
+    }
+
+    /// Decodes all questions together; `each` gets the new token of every row that isn't at its end, and stops by returning false.
+    fn answer_rows(
+        &self,
+        picture: &PictureContext,
+        questions: &[&str],
+        options: &AnswerOptions,
+        each: &mut dyn FnMut(&[Option<u32>]) -> bool,
+    ) -> Result<()> {
+        let ids = self.config().special_ids();
+        let encode = |text: &str| self.text_ids(text);
+        let prompter = Prompter::new(self.config(), &encode)?;
+        let sampling = TextSampling { temperature: options.temperature, top_k: options.top_k };
+        let mut rows = Vec::with_capacity(questions.len());
+        for question in questions {
+            rows.push(prompter.question_ids(question)?);
+        }
+        let longest = rows.iter().map(Vec::len).max().unwrap_or(0);
+        let pads: Vec<usize> = rows.iter().map(|row| longest - row.len()).collect();
+        let mut new_ids: Vec<u32> =
+            rows.iter().zip(&pads).flat_map(|(row, &pad)| std::iter::repeat_n(ids.pad, pad).chain(row.iter().copied())).collect();
+        let mut cache = picture.cache.clone();
+        let prefix = cache.len();
+        let mut num_new = longest;
+        let mut done = vec![false; questions.len()];
+        for place in 0..options.max_new_tokens {
+            let past = cache.len();
+            let hidden = self.unified.hidden_cached(
+                Batch {
+                    input: Input::Ids(self.id_rows(&new_ids, questions.len())),
+                    positions: Positions::Rows(positions(prefix, &pads, past, num_new)),
+                    mask_BLS: self.row_mask(prefix, &pads, past, num_new),
+                    task: Task::Mmu,
+                    image_start: None,
+                    features: Features::Resampled(Resampled::default()),
+                },
+                CacheUse::Append(&mut cache),
+            );
+            // Only text can be said: an image code or a mark would be no answer.
+            let logits: Vec<f32> =
+                self.unified.text_logits(hidden.x_BLD.narrow(1, num_new - 1, 1)).into_data().iter::<f32>().collect();
+            let mut next = Vec::with_capacity(questions.len());
+            for (row, logits) in logits.chunks_exact(self.config().llm_vocab_size).enumerate() {
+                next.push(next_token_keyed(logits, &sampling, place, Key::new(options.seed, row as u64))? as u32);
+            }
+            let said: Vec<Option<u32>> = next
+                .iter()
+                .zip(&mut done)
+                .map(|(&id, done)| {
+                    *done |= id == ids.eot;
+                    (!*done).then_some(id)
+                })
+                .collect();
+            if done.iter().all(|&done| done) || !each(&said) {
+                break;
+            }
+            new_ids = next;
+            num_new = 1;
+        }
+        Ok(())
+    }
+
+    /// New positions see the picture, and of their own row everything up to themselves but the pads on its left.
+    fn row_mask(&self, prefix: usize, pads: &[usize], past: usize, num_new: usize) -> Tensor<3> {
+        let total = past + num_new;
+        let mut values = Vec::with_capacity(pads.len() * num_new * total);
+        for &pad in pads {
+            for query in past..total {
+                // A pad sees itself, so that no row of the mask is empty.
+                let visible = |key: usize| key <= query && (key == query || !(prefix..prefix + pad).contains(&key));
+                values.extend((0..total).map(|key| if visible(key) { 0.0 } else { HIDDEN }));
+            }
+        }
+        Tensor::from_data(TensorData::new(values, [pads.len(), num_new, total]), &self.device)
+    }
+}
+
+/// Positions of new tokens: a row's first real token stands right after the picture.
+fn positions(prefix: usize, pads: &[usize], past: usize, num_new: usize) -> Vec<Vec<u32>> {
+    let of_row = |pad: usize| (past..past + num_new).map(|place| place.saturating_sub(pad).max(prefix) as u32).collect();
+    pads.iter().map(|&pad| of_row(pad)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::positions;
+
+    #[test]
+    fn pads_do_not_count_in_the_positions() {
+        assert_eq!(positions(5, &[2, 0], 5, 4), [[5, 5, 5, 6], [5, 6, 7, 8]]);
+        assert_eq!(positions(5, &[2, 0], 9, 1), [[7], [9]]);
+    }
+}

@@ -21,6 +21,7 @@ struct Cli {
 enum Command {
     Generate(commands::generate::GenerateArgs),
     Edit(commands::edit::EditArgs),
+    Extend(commands::extend::ExtendArgs),
     Ask(commands::ask::AskArgs),
     Caption(commands::ask::CaptionArgs),
     Score(commands::score::ScoreArgs),
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
     outcome::report(match cli.command {
         Command::Generate(args) => commands::generate::run(&args),
         Command::Edit(args) => commands::edit::run(&args),
+        Command::Extend(args) => commands::extend::run(&args),
         Command::Ask(args) => commands::ask::ask(&args),
         Command::Caption(args) => commands::ask::caption(&args),
         Command::Score(args) => commands::score::run(&args),

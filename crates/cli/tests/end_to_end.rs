@@ -110,6 +110,20 @@ fn an_edit_changes_the_region_and_keeps_the_rest() {
 }
 
 #[test]
+fn a_picture_grows_at_its_edges() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("wide.png");
+    let args = ["--direction", "right,up", "--num-inference-steps", "2", "-o", text(&out)];
+    let face = face();
+    let mut command = vec!["extend", text(&face), PROMPT];
+    command.extend(args);
+    output_of(&command);
+    let image = load_rgb(&out, DecodeLimits::default()).unwrap();
+    assert_eq!((image.width(), image.height()), (192, 192));
+    error_of(&["extend", text(&face), PROMPT, "--offset", "4", "-o", text(&out)]);
+}
+
+#[test]
 fn a_score_is_a_positive_number_of_nats_and_its_own_text_scores_better_than_another() {
     let face = face();
     let nats = |text_of: &str| -> f64 {
@@ -150,7 +164,7 @@ fn inspect_shows_sizes_tensors_and_experts() {
 
 #[test]
 fn help_and_doctor_work() {
-    for command in ["generate", "edit", "ask", "caption", "score", "inspect", "train", "eval", "import", "doctor"] {
+    for command in ["generate", "edit", "extend", "ask", "caption", "score", "inspect", "train", "eval", "import", "doctor"] {
         assert!(run(&[command, "--help"]).status.success(), "{command} --help");
     }
     assert!(output_of(&["doctor"]).contains("all well"));

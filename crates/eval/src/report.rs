@@ -9,10 +9,9 @@ use serde_json::{Value, json};
 use unif2ace_data::grammar::{asked, caption_claims, parse_answer};
 use unif2ace_data::load_prompts;
 use unif2ace_data::{FaceRecord, Sample, Schema, decode_rgb, load_split};
-use unif2ace_diffusion::MASKED;
-use unif2ace_diffusion::sampler::{KeyedDraws, SamplerConfig, SamplerState};
+use unif2ace_diffusion::sampler::SamplerConfig;
 use unif2ace_model::encoders::{FaceNet, clip_pixels};
-use unif2ace_pipeline::{AnswerOptions, Denoiser, GridRequest, Pipeline};
+use unif2ace_pipeline::{AnswerOptions, Pipeline};
 
 use crate::error::{EvalError, Result};
 
@@ -248,34 +247,8 @@ fn prompts(model: &Pipeline, path: &std::path::Path, options: &EvalOptions) -> R
 
 /// One picture for each prompt, `[B, side, side, 3]`; picture i uses the random numbers of (seed, `first_image` + i).
 fn draw(model: &Pipeline, prompts: &[&str], options: &EvalOptions, first_image: u64) -> Result<Tensor<4>> {
-    let config = model.config();
-    let denoiser = Denoiser::new(model, prompts, options.guidance_scale).map_err(EvalError::step("reading prompts"))?;
-    let mut states = Vec::with_capacity(prompts.len());
-    for image in 0..prompts.len() as u64 {
-        let draws = KeyedDraws::new(options.seed, first_image + image);
-        let start = vec![MASKED; config.num_vq_tokens];
-        states.push(
-            SamplerState::new(options.sampler.clone(), start, config.codebook_size, draws).map_err(EvalError::step("sampler"))?,
-        );
-    }
-    while states.iter().any(|state| !state.is_done()) {
-        let requests: Vec<GridRequest<'_>> = states
-            .iter()
-            .map(|state| {
-                let request = state.request();
-                GridRequest { grid: request.grid, wanted: request.wanted, masked_fraction: request.masked_fraction }
-            })
-            .collect();
-        let logits = denoiser.logits(&requests).map_err(EvalError::step("denoising"))?;
-        drop(requests);
-        for (state, logits) in states.iter_mut().zip(&logits).filter(|(state, _)| !state.is_done()) {
-            state.step(logits).map_err(EvalError::step("sampler"))?;
-        }
-    }
-    let mut codes = Vec::with_capacity(prompts.len() * config.num_vq_tokens);
-    for state in states {
-        codes.extend(state.into_codes().map_err(EvalError::step("sampler"))?);
-    }
+    let denoiser = model.denoiser(prompts, options.guidance_scale).map_err(EvalError::step("reading prompts"))?;
+    let codes = denoiser.sample(&options.sampler, options.seed, first_image).map_err(EvalError::step("denoising"))?;
     model.decode(&codes).map_err(EvalError::step("decoding codes"))
 }
 

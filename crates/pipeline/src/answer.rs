@@ -13,8 +13,8 @@ use unif2ace_model::transformer::{Batch, CacheUse, Features, Input, KvCache, Pos
 use crate::error::{PipelineError, Result};
 use crate::pretrained::Pipeline;
 
-/// The request that `caption` makes; the small model was trained with it.
-const CAPTION_REQUEST: &str = "Describe this face.";
+/// The request that `caption` makes; the small model is trained with it.
+pub const CAPTION_REQUEST: &str = "Describe this face.";
 
 /// How text is chosen.
 #[derive(Debug, Clone, Copy)]

@@ -1,20 +1,22 @@
 //! The network side of generation: prompts read once, then logits at the wanted places of image grids, step after step.
 
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use unif2ace_data::TextTokenizer;
 use unif2ace_diffusion::MASKED;
-use unif2ace_diffusion::sampler::guide;
+use unif2ace_diffusion::sampler::{KeyedDraws, Request, SamplerConfig, SamplerState, guide};
 use unif2ace_model::masks::{Marks, Mask, predict_next};
 use unif2ace_model::moe::{ExpertFeatures, Task};
 use unif2ace_model::prompts::Prompter;
-use unif2ace_model::transformer::{Batch, CacheUse, Features, Input, KvCache, Positions};
+use unif2ace_model::transformer::{Batch, CacheUse, Features, Input, KvCache, Positions, Unif2ace};
 
 use crate::error::Result;
-use crate::pretrained::Pipeline;
+use crate::pretrained::{id_rows, text_ids};
 
 /// Prompts whose keys and values are cached: text is causal, so they serve every denoising step. With guidance each prompt has an
 /// empty twin behind all prompts.
 pub struct Denoiser<'a> {
-    pipeline: &'a Pipeline,
+    unified: &'a Unif2ace,
+    device: Device,
     cache: KvCache,
     image_mask_BLS: Tensor<3>,
     image_position: usize,
@@ -37,10 +39,16 @@ impl<'a> Denoiser<'a> {
     ///
     /// # Errors
     /// When a prompt is longer than the context.
-    pub fn new(pipeline: &'a Pipeline, prompts: &[&str], guidance_scale: f32) -> Result<Self> {
-        let config = pipeline.config();
+    pub fn new(
+        unified: &'a Unif2ace,
+        tokenizer: &TextTokenizer,
+        device: &Device,
+        prompts: &[&str],
+        guidance_scale: f32,
+    ) -> Result<Self> {
+        let config = unified.config();
         let ids = config.special_ids();
-        let encode = |text: &str| pipeline.text_ids(text);
+        let encode = |text: &str| text_ids(tokenizer, text);
         let prompter = Prompter::new(config, &encode)?;
         let guided = guidance_scale > 0.0;
         let mut heads = Vec::with_capacity(2 * prompts.len());
@@ -58,11 +66,11 @@ impl<'a> Denoiser<'a> {
         let marked: Vec<u32> = rows.chunks(longest).flat_map(|row| row.iter().copied().chain([ids.soi, ids.eoi])).collect();
         let mask = predict_next(&marked, longest + 2, Marks::image(&ids), true)?;
         let mut cache = KvCache::new();
-        pipeline.unified.hidden_cached(
+        unified.hidden_cached(
             Batch {
-                input: Input::Ids(pipeline.id_rows(&rows, heads.len())),
+                input: Input::Ids(id_rows(&rows, heads.len(), device)),
                 positions: Positions::From(first),
-                mask_BLS: mask.tensor(&pipeline.device).narrow(1, 0, longest).narrow(2, 0, longest),
+                mask_BLS: mask.tensor(device).narrow(1, 0, longest).narrow(2, 0, longest),
                 task: Task::T2i,
                 image_start: None,
                 features: Features::Raw(ExpertFeatures::default()),
@@ -70,9 +78,10 @@ impl<'a> Denoiser<'a> {
             CacheUse::Append(&mut cache),
         );
         Ok(Self {
-            pipeline,
+            unified,
+            device: device.clone(),
             cache,
-            image_mask_BLS: Mask::after_padded(&lengths, config.num_vq_tokens + 2).tensor(&pipeline.device),
+            image_mask_BLS: Mask::after_padded(&lengths, config.num_vq_tokens + 2).tensor(device),
             image_position: first + longest,
             num_prompts: prompts.len(),
             guidance_scale,
@@ -84,8 +93,8 @@ impl<'a> Denoiser<'a> {
     /// # Errors
     /// When a grid has another size than the model's.
     pub fn logits(&self, requests: &[GridRequest<'_>]) -> Result<Vec<Vec<f32>>> {
-        let pipeline = self.pipeline;
-        let config = pipeline.config();
+        let (unified, device) = (self.unified, &self.device);
+        let config = unified.config();
         let ids = config.special_ids();
         let n = config.num_vq_tokens;
         debug_assert_eq!(requests.len(), self.num_prompts);
@@ -100,9 +109,9 @@ impl<'a> Denoiser<'a> {
                 levels.push(request.masked_fraction);
             }
         }
-        let hidden = pipeline.unified.hidden_cached(
+        let hidden = unified.hidden_cached(
             Batch {
-                input: Input::Ids(pipeline.id_rows(&rows, copies * requests.len())),
+                input: Input::Ids(id_rows(&rows, copies * requests.len(), device)),
                 positions: Positions::From(self.image_position),
                 mask_BLS: self.image_mask_BLS.clone(),
                 task: Task::T2i,
@@ -115,8 +124,8 @@ impl<'a> Denoiser<'a> {
         let x_RD: Tensor<2> = hidden.x_BLD.narrow(1, 1, n).reshape([copies * requests.len() * n, width]);
         let logits_of = |row: usize, wanted: &[usize]| -> Vec<f32> {
             let places: Vec<i64> = wanted.iter().map(|&place| (row * n + place) as i64).collect();
-            let places = Tensor::<1, Int>::from_data(TensorData::new(places, [wanted.len()]), &pipeline.device);
-            pipeline.unified.image_logits(x_RD.clone().select(0, places)).into_data().iter::<f32>().collect()
+            let places = Tensor::<1, Int>::from_data(TensorData::new(places, [wanted.len()]), device);
+            unified.image_logits(x_RD.clone().select(0, places)).into_data().iter::<f32>().collect()
         };
         let mut all = Vec::with_capacity(requests.len());
         for (row, request) in requests.iter().enumerate() {
@@ -130,5 +139,37 @@ impl<'a> Denoiser<'a> {
             });
         }
         Ok(all)
+    }
+
+    /// Codes of one whole picture for each prompt, all denoised together; picture i uses the random numbers of (seed, `first_image` + i).
+    ///
+    /// # Errors
+    /// When the sampler's settings are off.
+    pub fn sample(&self, sampler: &SamplerConfig, seed: u64, first_image: u64) -> Result<Vec<u32>> {
+        let config = self.unified.config();
+        let start = |image: u64| {
+            let draws = KeyedDraws::new(seed, first_image + image);
+            SamplerState::new(sampler.clone(), vec![MASKED; config.num_vq_tokens], config.codebook_size, draws)
+        };
+        let mut states = (0..self.num_prompts as u64).map(start).collect::<std::result::Result<Vec<_>, _>>()?;
+        while states.iter().any(|state| !state.is_done()) {
+            let requests: Vec<GridRequest<'_>> = states.iter().map(|state| GridRequest::from(state.request())).collect();
+            let logits = self.logits(&requests)?;
+            drop(requests);
+            for (state, logits) in states.iter_mut().zip(&logits).filter(|(state, _)| !state.is_done()) {
+                state.step(logits)?;
+            }
+        }
+        let mut codes = Vec::with_capacity(self.num_prompts * config.num_vq_tokens);
+        for state in states {
+            codes.extend(state.into_codes()?);
+        }
+        Ok(codes)
+    }
+}
+
+impl<'a> From<Request<'a>> for GridRequest<'a> {
+    fn from(request: Request<'a>) -> Self {
+        Self { grid: request.grid, wanted: request.wanted, masked_fraction: request.masked_fraction }
     }
 }

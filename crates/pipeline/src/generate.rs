@@ -155,41 +155,43 @@ impl Pipeline {
         options: &GenerateOptions,
         progress: &mut dyn FnMut(&Progress<'_>) -> bool,
     ) -> Result<Vec<RgbImage>> {
-        let config = options.sampler_config()?;
-        let num_codes = self.config().codebook_size;
         // One prompt, read once, for all pictures; each picture is denoised alone, so that its numbers are the same in any company.
-        let denoiser = Denoiser::new(self, &[&options.prompt], options.guidance_scale)?;
-        let mut images = Vec::with_capacity(options.num_images);
-        for image_index in 0..options.num_images {
-            let draws = KeyedDraws::new(options.seed, image_index as u64);
-            let mut state = SamplerState::new(config.clone(), start.to_vec(), num_codes, draws)?;
-            let mut step = 0;
-            while !state.is_done() {
-                let logits = {
-                    let request = state.request();
-                    let request =
-                        GridRequest { grid: request.grid, wanted: request.wanted, masked_fraction: request.masked_fraction };
-                    denoiser.logits(&[request])?.swap_remove(0)
-                };
-                let outcome = state.step(&logits)?;
-                step += 1;
-                let so_far = match options.decode_steps {
-                    false => None,
-                    true => {
-                        // MaskGIT guesses every place at every step; the others show code 0 where nothing is known.
-                        let codes = outcome.maskgit.map_or_else(|| state.grid().to_vec(), |maskgit| maskgit.codes);
-                        let shown: Vec<u32> = codes.into_iter().map(|code| if code == MASKED { 0 } else { code }).collect();
-                        Some(self.picture(&shown)?)
-                    }
-                };
-                let told = Progress { image_index, step, num_steps: config.num_steps, image: so_far.as_ref() };
-                if !progress(&told) {
-                    return Err(PipelineError::Stopped);
+        let denoiser = self.denoiser(&[&options.prompt], options.guidance_scale)?;
+        (0..options.num_images).map(|index| self.picture(&self.denoise(&denoiser, start, options, index, progress)?)).collect()
+    }
+
+    /// Codes of picture `image_index` from a grid with masked places.
+    pub(crate) fn denoise(
+        &self,
+        denoiser: &Denoiser<'_>,
+        start: &[u32],
+        options: &GenerateOptions,
+        image_index: usize,
+        progress: &mut dyn FnMut(&Progress<'_>) -> bool,
+    ) -> Result<Vec<u32>> {
+        let config = options.sampler_config()?;
+        let num_steps = config.num_steps;
+        let draws = KeyedDraws::new(options.seed, image_index as u64);
+        let mut state = SamplerState::new(config, start.to_vec(), self.config().codebook_size, draws)?;
+        let mut step = 0;
+        while !state.is_done() {
+            let logits = denoiser.logits(&[GridRequest::from(state.request())])?.swap_remove(0);
+            let outcome = state.step(&logits)?;
+            step += 1;
+            let so_far = match options.decode_steps {
+                false => None,
+                true => {
+                    // MaskGIT guesses every place at every step; the others show code 0 where nothing is known.
+                    let codes = outcome.maskgit.map_or_else(|| state.grid().to_vec(), |maskgit| maskgit.codes);
+                    let shown: Vec<u32> = codes.into_iter().map(|code| if code == MASKED { 0 } else { code }).collect();
+                    Some(self.picture(&shown)?)
                 }
+            };
+            if !progress(&Progress { image_index, step, num_steps, image: so_far.as_ref() }) {
+                return Err(PipelineError::Stopped);
             }
-            images.push(self.picture(&state.into_codes()?)?);
         }
-        Ok(images)
+        Ok(state.into_codes()?)
     }
 
     /// One picture of its codes.

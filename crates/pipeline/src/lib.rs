@@ -14,14 +14,16 @@
 mod answer;
 mod denoise;
 mod error;
+mod extend;
 mod generate;
 mod inspect;
 mod pretrained;
 mod score;
 
-pub use answer::{AnswerOptions, PictureContext};
+pub use answer::{AnswerOptions, CAPTION_REQUEST, PictureContext};
 pub use denoise::{Denoiser, GridRequest};
 pub use error::{PipelineError, Result};
+pub use extend::ExtendOptions;
 pub use generate::{EditOptions, GenerateOptions, Progress};
 pub use inspect::{ExpertUse, Summary, draw_expert_use, tensors};
 pub use pretrained::{DeviceName, Pipeline, PipelineOptions};

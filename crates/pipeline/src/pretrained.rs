@@ -16,6 +16,7 @@ use unif2ace_model::transformer::Unif2ace;
 use unif2ace_model::vq::Vq;
 use unif2ace_weights::{NameMap, SafetensorsDir, load_into};
 
+use crate::denoise::Denoiser;
 use crate::error::{PipelineError, Result};
 
 const MAX_CONFIG_BYTES: u64 = 1 << 20;
@@ -178,15 +179,31 @@ impl Pipeline {
         Ok(ExpertFeatures { noise_level: None, clip_BPC, face_BF })
     }
 
-    /// Text as ids; text that can't be encoded gives none.
+    /// Reads prompts for generation; see [`Denoiser::new`].
+    ///
+    /// # Errors
+    /// When a prompt is longer than the context.
+    pub fn denoiser(&self, prompts: &[&str], guidance_scale: f32) -> Result<Denoiser<'_>> {
+        Denoiser::new(&self.unified, &self.tokenizer, &self.device, prompts, guidance_scale)
+    }
+
     pub(crate) fn text_ids(&self, text: &str) -> Vec<u32> {
-        self.tokenizer.encode(text).unwrap_or_default()
+        text_ids(&self.tokenizer, text)
     }
 
     pub(crate) fn id_rows(&self, ids: &[u32], rows: usize) -> Tensor<2, Int> {
-        let values: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();
-        Tensor::from_data(TensorData::new(values, [rows, ids.len() / rows.max(1)]), &self.device)
+        id_rows(ids, rows, &self.device)
     }
+}
+
+/// Text as ids; text that can't be encoded gives none.
+pub(crate) fn text_ids(tokenizer: &TextTokenizer, text: &str) -> Vec<u32> {
+    tokenizer.encode(text).unwrap_or_default()
+}
+
+pub(crate) fn id_rows(ids: &[u32], rows: usize, device: &Device) -> Tensor<2, Int> {
+    let values: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();
+    Tensor::from_data(TensorData::new(values, [rows, ids.len() / rows.max(1)]), device)
 }
 
 fn load<M: Module>(module: M, folder: &Path, part: &str) -> std::result::Result<M, String> {

@@ -4,7 +4,7 @@ use unif2ace_diffusion::bound::{bound_estimate, bound_points};
 use unif2ace_diffusion::rng::Key;
 use unif2ace_image::RgbImage;
 
-use crate::denoise::{Denoiser, GridRequest};
+use crate::denoise::GridRequest;
 use crate::error::{PipelineError, Result};
 use crate::pretrained::Pipeline;
 
@@ -70,7 +70,7 @@ impl Pipeline {
         let codes = self.encode(self.pixels(image)?)?;
         let num_codes = self.config().codebook_size;
         let points = bound_points(codes.len(), options.num_points, Key::new(options.seed, 0))?;
-        let denoiser = Denoiser::new(self, &[text], 0.0)?;
+        let denoiser = self.denoiser(&[text], 0.0)?;
         let mut sums = Vec::with_capacity(points.len());
         for point in &points {
             let grid = point.mask(&codes);

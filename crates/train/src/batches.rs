@@ -38,6 +38,12 @@ pub struct Augment {
 }
 
 impl Augment {
+    /// As [`Augment::random_shift`], mirrored every second time.
+    pub fn random_shift_and_flip(seed: u64, step: u64, row: usize, max_shift: usize) -> Self {
+        let flip = Key::new(seed, step).below(Stream::Augment, row as u32, 2, 2) == 1;
+        Self { flip, ..Self::random_shift(seed, step, row, max_shift) }
+    }
+
     /// A random shift of at most `max_shift` pixels each way, for row `row` of step `step`.
     pub fn random_shift(seed: u64, step: u64, row: usize, max_shift: usize) -> Self {
         let key = Key::new(seed, step);

@@ -188,6 +188,9 @@ pub struct FaceRecipe {
     /// Largest random shift in pixels.
     #[serde(default)]
     pub max_shift: usize,
+    /// Mirror every second picture, with left and right changing places in its attributes.
+    #[serde(default)]
+    pub flip: bool,
 }
 
 /// The contrastive pair.

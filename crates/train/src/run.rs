@@ -57,6 +57,8 @@ pub fn run(recipe: &Recipe, session: Session) -> Result<Outcome> {
             train: labelled(recipe, "train", recipe.data.limit, side)?,
             held_out: labelled(recipe, "val", 0, side)?,
             max_shift: face.max_shift,
+            flip: face.flip,
+            sides: tasks::face::sides(Schema::get()),
             batch_size: recipe.optimizer()?.batch_size,
             seed: recipe.run.seed,
             device: device.clone(),
@@ -112,12 +114,13 @@ pub fn run(recipe: &Recipe, session: Session) -> Result<Outcome> {
             return Ok(Outcome::Interrupted);
         };
         let Some(held_out) = featured(recipe, &parts, "val", 256, &device, session)? else { return Ok(Outcome::Interrupted) };
-        drop(parts);
+        let vq = parts.vq;
         let mut objective = tasks::unified::UnifiedObjective {
             recipe: unified.clone(),
             train,
             held_out,
             tokenizer,
+            vq,
             batch_size: recipe.optimizer()?.batch_size,
             seed: recipe.run.seed,
             device: device.clone(),

@@ -4,6 +4,7 @@ pub mod ask;
 pub mod doctor;
 pub mod edit;
 pub mod eval;
+pub mod extend;
 pub mod generate;
 pub mod import;
 pub mod inspect;

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
+use unif2ace_data::Schema;
 use unif2ace_model::encoders::{FaceNet, clip_pixels};
 
 use super::data;
@@ -29,6 +30,10 @@ pub struct FaceObjective {
     pub held_out: LabelledImages,
     /// Largest random shift in pixels.
     pub max_shift: usize,
+    /// Mirror every second picture; left and right change places in its attributes.
+    pub flip: bool,
+    /// Classes of left and right for each head that has them.
+    pub sides: Vec<Option<(i64, i64)>>,
     /// Rows per step.
     pub batch_size: usize,
     /// Seed of the run.
@@ -37,16 +42,44 @@ pub struct FaceObjective {
     pub device: Device,
 }
 
+/// The class that a mirrored picture shows.
+fn mirrored(sides: Option<(i64, i64)>, class: i64) -> i64 {
+    match sides {
+        Some((left, right)) if class == left => right,
+        Some((left, right)) if class == right => left,
+        _ => class,
+    }
+}
+
+/// For each head of the schema: its classes of left and right.
+pub fn sides(schema: &Schema) -> Vec<Option<(i64, i64)>> {
+    (0..schema.heads().len())
+        .map(|head| {
+            let values = schema.head(head).map_or(&[][..], |attribute| attribute.values);
+            let class = |name: &str| values.iter().position(|value| *value == name).map(|class| class as i64);
+            class("left").zip(class("right"))
+        })
+        .collect()
+}
+
 impl Objective for FaceObjective {
     type Model = FaceNet;
 
     fn loss(&mut self, model: &FaceNet, step: u64) -> Result<StepLoss> {
         let indices = sample_indices(self.seed, step, self.batch_size, self.train.images.len());
-        // No mirroring: left and right are attributes.
-        let augment = |row| Augment::random_shift(self.seed, step, row, self.max_shift);
+        let augment = |row| match self.flip {
+            true => Augment::random_shift_and_flip(self.seed, step, row, self.max_shift),
+            false => Augment::random_shift(self.seed, step, row, self.max_shift),
+        };
         let pixels_BHWC = self.train.images.batch(&indices, augment, &self.device);
-        let targets: Vec<i64> = indices.iter().flat_map(|&index| self.train.targets[index].iter().copied()).collect();
         let heads = model.config().heads.len();
+        let mut targets = Vec::with_capacity(indices.len() * heads);
+        for (row, &index) in indices.iter().enumerate() {
+            let flipped = augment(row).flip;
+            for (head, &class) in self.train.targets[index].iter().enumerate() {
+                targets.push(if flipped { mirrored(self.sides[head], class) } else { class });
+            }
+        }
         let targets_BA =
             Tensor::<2, Int>::from_data(TensorData::new(targets, [indices.len(), heads]), &self.device.clone().inner());
         let output = model.forward(clip_pixels(pixels_BHWC)).map_err(data)?;
@@ -77,5 +110,24 @@ impl Objective for FaceObjective {
             heads.iter().zip(&counts).map(|(head, &(hits, known))| (format!("accuracy_{}", head.name), rate(hits, known))),
         );
         Ok(measures)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mirrored_face_looks_the_other_way() {
+        let schema = Schema::get();
+        let sides = sides(schema);
+        assert_eq!(sides.len(), schema.heads().len());
+        for (name, sided) in [("gaze", true), ("head_turn", true), ("head_tilt", true), ("hair_color", false)] {
+            let head = schema.heads().iter().position(|head| head.name == name).unwrap();
+            assert_eq!(sides[head].is_some(), sided, "{name}");
+            if let Some((left, right)) = sides[head] {
+                assert_eq!([left, right, -1].map(|class| mirrored(sides[head], class)), [right, left, -1], "{name}");
+            }
+        }
     }
 }

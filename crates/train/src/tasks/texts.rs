@@ -3,10 +3,11 @@
 use unif2ace_data::FaceRecord;
 use unif2ace_data::grammar::{paraphrase, questions};
 use unif2ace_diffusion::rng::{Key, Stream};
+use unif2ace_pipeline::CAPTION_REQUEST;
 
 /// Ways to ask for a caption.
 pub const CAPTION_REQUESTS: [&str; 6] = [
-    "Describe this face.",
+    CAPTION_REQUEST,
     "Describe the person.",
     "What does this picture show?",
     "Write a caption for this portrait.",

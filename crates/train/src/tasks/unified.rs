@@ -8,21 +8,29 @@ use unif2ace_data::{FaceRecord, TextTokenizer};
 use unif2ace_diffusion::corruption::{keyed_uniforms, num_to_mask, random_mask};
 use unif2ace_diffusion::d3diff::d3diff_loss;
 use unif2ace_diffusion::rng::{Key, Stream};
+use unif2ace_diffusion::sampler::SamplerConfig;
 use unif2ace_diffusion::schedule::low_discrepancy_times;
 use unif2ace_model::config::{ModelConfig, SpecialIds};
 use unif2ace_model::masks::{Marks, packed, predict_next};
 use unif2ace_model::moe::{ExpertFeatures, Task};
 use unif2ace_model::prompts::Prompter;
 use unif2ace_model::transformer::{Batch, Features as BatchFeatures, Input, Positions, Unif2ace};
+use unif2ace_model::vq::Vq;
+use unif2ace_pipeline::Denoiser;
 
 use super::data;
-use super::texts::{CAPTION_REQUESTS, Texts};
+use super::texts::Texts;
 use crate::batches::sample_indices;
 use crate::error::Result;
 use crate::features::Features;
 use crate::params::tensor_values;
 use crate::recipe::UnifiedRecipe;
 use crate::trainer::{Objective, StepLoss};
+
+// Sample sheets.
+const SHEET_COLUMNS: usize = 8;
+const SHEET_STEPS: usize = 12;
+const SHEET_GUIDANCE: f32 = 2.0;
 
 /// Records with the features of their pictures.
 pub struct FeaturedRecords {
@@ -42,6 +50,8 @@ pub struct UnifiedObjective {
     pub held_out: FeaturedRecords,
     /// The model's tokenizer.
     pub tokenizer: TextTokenizer,
+    /// Decodes the pictures of the sample sheets.
+    pub vq: Vq,
     /// Generation rows per step.
     pub batch_size: usize,
     /// Seed of the run.
@@ -216,6 +226,27 @@ impl UnifiedObjective {
     }
 }
 
+impl UnifiedObjective {
+    /// Held-out pictures as the image tokenizer gives them back, above pictures made from their captions, which a text file beside the
+    /// sheet lists.
+    fn write_samples(&self, model: &Unif2ace, path: &Path) -> Result<()> {
+        let device = self.device.clone().inner();
+        let count = SHEET_COLUMNS.min(self.held_out.records.len());
+        let captions: Vec<&str> =
+            self.held_out.records[..count].iter().map(|record| record.captions.first().map_or("", String::as_str)).collect();
+        let denoiser = Denoiser::new(model, &self.tokenizer, &device, &captions, SHEET_GUIDANCE).map_err(data)?;
+        let made =
+            denoiser.sample(&SamplerConfig { num_steps: SHEET_STEPS, ..SamplerConfig::default() }, self.seed, 0).map_err(data)?;
+        let known: Vec<u32> =
+            (0..count).flat_map(|index| self.held_out.features.codes_of(index)).map(|&code| u32::from(code)).collect();
+        let side = self.vq.config().resolution / self.vq.config().downsampling();
+        let decode =
+            |codes: &[u32]| self.vq.decode_indices(codes, side, side).map(|image_BHWC| image_BHWC.clamp(-1.0, 1.0)).map_err(data);
+        super::write_sheet(&decode(&known)?, &decode(&made)?, path)?;
+        Ok(unif2ace_io::write_atomic(path.with_extension("txt"), captions.join("\n").as_bytes())?)
+    }
+}
+
 impl Objective for UnifiedObjective {
     type Model = Unif2ace;
 
@@ -256,7 +287,7 @@ impl Objective for UnifiedObjective {
         Ok(StepLoss { total, parts, num_tokens })
     }
 
-    fn evaluate(&mut self, model: &Unif2ace, _step: u64, _folder: &Path) -> Result<Vec<(String, f64)>> {
+    fn evaluate(&mut self, model: &Unif2ace, step: u64, folder: &Path) -> Result<Vec<(String, f64)>> {
         const BATCH: usize = 16;
         let device = self.device.clone().inner();
         let num = self.held_out.records.len();
@@ -277,11 +308,7 @@ impl Objective for UnifiedObjective {
             batches += 1.0;
         }
         sums.iter_mut().for_each(|(_, sum)| *sum /= batches);
+        self.write_samples(model, &folder.join(format!("sheet-{step:08}.png")))?;
         Ok(sums)
     }
-}
-
-/// Requests for a caption, so that users know one that works.
-pub fn caption_request() -> &'static str {
-    CAPTION_REQUESTS[0]
 }

@@ -112,7 +112,7 @@ impl Features {
 /// # Errors
 /// When a part is damaged or doesn't fit its sizes in config.json.
 pub fn read_parts(folder: &Path, device: &Device) -> Result<FrozenParts> {
-    let config = crate::export::read_config(folder)?;
+    let config = unif2ace_weights::read_model_config(folder).map_err(data)?;
     let part = |name: &str| config.get(name).filter(|_| folder.join(format!("{name}.safetensors")).is_file()).cloned();
     let source = |name: &str| unif2ace_weights::SafetensorsDir::open(folder.join(format!("{name}.safetensors"))).map_err(data);
     let names = unif2ace_weights::NameMap::identity();

@@ -1,21 +1,9 @@
 //! A module's parameters as named plain vectors: the form that checkpoints, moving averages and the optimiser share.
 
-use std::collections::BTreeMap;
-
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Tensor, TensorData};
 
-/// Shape and values of one tensor.
-#[derive(Debug, Clone, PartialEq)]
-pub struct HostTensor {
-    /// Axis lengths.
-    pub shape: Vec<usize>,
-    /// Row-major values.
-    pub values: Vec<f32>,
-}
-
-/// Tensors by their path in the module, `model.layers.0.weight`.
-pub type HostTensors = BTreeMap<String, HostTensor>;
+pub use unif2ace_weights::{HostTensor, HostTensors};
 
 /// Copies all float parameters of a module to the host.
 pub fn parameters<M: Module>(module: &M) -> HostTensors {
@@ -37,7 +25,7 @@ pub fn parameters<M: Module>(module: &M) -> HostTensors {
             self.out.insert(self.path.join("."), HostTensor { shape, values });
         }
     }
-    let mut collect = Collect { path: Vec::new(), out: BTreeMap::new() };
+    let mut collect = Collect { path: Vec::new(), out: HostTensors::new() };
     module.visit(&mut collect);
     collect.out
 }

@@ -89,7 +89,8 @@ pub fn run(recipe: &Recipe, session: Session) -> Result<Outcome> {
                 .ignore("norm.")
                 .ignore("projection.")
                 .ignore("head.")
-                .replace("vision_model.", "");
+                .ignore("reduce.")
+                .replace("", "vision_model.");
             model.vision_model = unif2ace_weights::load_into(model.vision_model, &source, &heads).map_err(data)?;
         }
         let (model, outcome) = trainer::train(recipe, &mut objective, model, session)?;

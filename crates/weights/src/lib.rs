@@ -17,6 +17,7 @@ mod write;
 pub use dtype::{DType, FloatType};
 pub use error::{LoadError, Problem, Result, WeightsError};
 pub use file::SafetensorsFile;
+pub use import::{read_model_config, write_config_part};
 pub use header::TensorInfo;
 pub use module::{NameMap, assign_param_ids, load_into, named_parameters, param_id, save_module};
 pub use set::SafetensorsDir;

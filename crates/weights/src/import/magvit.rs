@@ -4,7 +4,7 @@ use serde_json::Value;
 use unif2ace_model::vq::VqConfig;
 
 use super::{
-    CONFIG, ImportOptions, ImportReport, check, load_finite, metadata, mismatch, prepare_target, source_config, write_config_part,
+    CONFIG, ImportOptions, ImportReport, check, load_finite, metadata, mismatch, prepare_target, read_model_config, write_config_part,
 };
 use crate::manifest::{ManifestEntry, magvitv2 as manifest};
 use crate::{Problem, Result, SafetensorsDir, SafetensorsWriter, TensorSpec, WeightsError};
@@ -45,7 +45,7 @@ pub fn magvitv2(source: &Path, target: &Path, options: &ImportOptions) -> Result
 
 fn read_config(folder: &Path) -> Result<VqConfig> {
     let fail = |reason: String| WeightsError::Config { path: folder.join(CONFIG), reason };
-    let table = source_config(folder)?;
+    let table = read_model_config(folder)?;
     if !table.contains_key("ch") {
         return Ok(VqConfig::magvitv2());
     }

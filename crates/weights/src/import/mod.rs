@@ -60,7 +60,7 @@ pub struct ImportReport {
 }
 
 /// The checkpoint's config.json as a table; an empty one where there is none.
-fn source_config(folder: &Path) -> Result<Map<String, Value>> {
+pub fn read_model_config(folder: &Path) -> Result<Map<String, Value>> {
     let path = folder.join(CONFIG);
     if !folder.is_dir() || !path.exists() {
         return Ok(Map::new());
@@ -111,7 +111,7 @@ fn prepare_target(target: &Path, weights: &Path) -> Result<()> {
 pub fn write_config_part<C: Serialize>(folder: &Path, part: &str, config: &C) -> Result<()> {
     let path = folder.join(CONFIG);
     let fail = |reason: String| WeightsError::Config { path: path.clone(), reason };
-    let mut root = source_config(folder)?;
+    let mut root = read_model_config(folder)?;
     root.entry("model_type").or_insert_with(|| Value::from("unif2ace"));
     match (part, serde_json::to_value(config).map_err(|error| fail(error.to_string()))?) {
         ("model", Value::Object(fields)) => root.extend(fields),

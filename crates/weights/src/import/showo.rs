@@ -7,7 +7,7 @@ use unif2ace_model::config::{ModelConfig, MoeConfig, MoeLevel};
 use unif2ace_model::moe::{FeatureResamplers, SequenceMoe, TokenMoe};
 
 use super::{
-    CONFIG, ImportOptions, ImportReport, check, load_finite, metadata, prepare_target, source_config, write_config_part,
+    CONFIG, ImportOptions, ImportReport, check, load_finite, metadata, prepare_target, read_model_config, write_config_part,
 };
 use crate::manifest::{ManifestEntry, ShowOShape, show_o as manifest};
 use crate::module::for_each_parameter;
@@ -75,7 +75,7 @@ pub fn show_o(source: &Path, target: &Path, options: &ImportOptions) -> Result<I
 
 fn read_config(folder: &Path, tensors: &SafetensorsDir, level: MoeLevel) -> Result<(ModelConfig, ShowOShape)> {
     let fail = |reason: String| WeightsError::Config { path: folder.join(CONFIG), reason };
-    let table: Map<String, Value> = source_config(folder)?;
+    let table: Map<String, Value> = read_model_config(folder)?;
     if table.is_empty() {
         return Err(fail("expected the checkpoint's config.json, found none or an empty one".into()));
     }

@@ -1,17 +1,19 @@
 //! What can go wrong while training.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// An error of a training run.
 #[derive(Debug, thiserror::Error)]
 pub enum TrainError {
     /// The recipe can't be used.
-    #[error("recipe {}: {reason}", path.display())]
+    #[error("recipe {}: {reason}\n  hint: {hint}", path.display())]
     Recipe {
         /// The recipe.
         path: PathBuf,
         /// What is wrong with it.
         reason: String,
+        /// What would be right.
+        hint: String,
     },
     /// A checkpoint can't be used.
     #[error("checkpoint {}: {reason}", path.display())]
@@ -45,6 +47,15 @@ pub enum TrainError {
     /// The disk.
     #[error(transparent)]
     Io(#[from] unif2ace_io::IoError),
+}
+
+impl TrainError {
+    /// A recipe that can't be used, with the hint that goes with the reason.
+    pub(crate) fn recipe(path: &Path, reason: impl Into<String>) -> Self {
+        let reason = reason.into();
+        let hint = crate::recipe::hint(&reason);
+        Self::Recipe { path: path.to_path_buf(), reason, hint }
+    }
 }
 
 /// Result of a training operation.

@@ -254,6 +254,19 @@ fn default_decay_ratio() -> f64 {
     0.3
 }
 
+/// The hint that goes with a message of the TOML reader: for an unknown key, the nearest of the expected ones.
+pub(crate) fn hint(message: &str) -> String {
+    let mut names = message.split('`').skip(1).step_by(2);
+    let nearest = message.contains("unknown ").then(|| names.next()).flatten().and_then(|found| {
+        let likeness = |name: &&str| strsim::jaro_winkler(found, name);
+        names.max_by(|one, other| likeness(one).total_cmp(&likeness(other))).filter(|name| likeness(name) > 0.75)
+    });
+    match nearest {
+        Some(name) => format!("did you mean `{name}`?"),
+        None => "the recipes in recipes/mini train every part and name every key".to_string(),
+    }
+}
+
 impl Recipe {
     /// Reads and checks a recipe.
     ///
@@ -261,11 +274,11 @@ impl Recipe {
     /// When the file can't be read, a key is unknown or missing, or not exactly one part is named.
     pub fn read(path: &Path) -> Result<Self> {
         let text = unif2ace_io::read_to_string_capped(path, 1 << 20)?;
-        Self::parse(&text).map_err(|reason| TrainError::Recipe { path: path.to_path_buf(), reason })
+        Self::parse(&text).map_err(|reason| TrainError::recipe(path, reason))
     }
 
     fn parse(text: &str) -> std::result::Result<Self, String> {
-        let recipe: Self = toml::from_str(text).map_err(|error| error.to_string())?;
+        let recipe: Self = toml::from_str(text).map_err(|error| error.to_string().trim_end().to_string())?;
         let parts = [
             recipe.tokenizer.is_some(),
             recipe.vq.is_some(),
@@ -296,7 +309,7 @@ impl Recipe {
     pub fn optimizer(&self) -> Result<&OptimizerConfig> {
         self.optimizer
             .as_ref()
-            .ok_or_else(|| TrainError::Recipe { path: self.run.output.clone(), reason: "section [optimizer] is missing".into() })
+            .ok_or_else(|| TrainError::recipe(&self.run.output, "section [optimizer] is missing"))
     }
 }
 
@@ -338,7 +351,11 @@ mod tests {
         let base = "[run]\noutput='r'\nexport='m'\nseed=1\n[data]\npath='d'\n";
         assert!(Recipe::parse(base).unwrap_err().contains("exactly one"));
         let unknown = format!("{base}[tokenizer]\nvocab_size=10\nvocab=3\n");
-        assert!(Recipe::parse(&unknown).unwrap_err().contains("vocab"));
+        let error = Recipe::parse(&unknown).unwrap_err();
+        assert!(error.contains("`vocab`"), "{error}");
+        assert_eq!(hint(&error), "did you mean `vocab_size`?");
+        let strange = Recipe::parse(&format!("{base}[weather]\nrain=true\n")).unwrap_err();
+        assert!(hint(&strange).contains("recipes/mini"), "{}", hint(&strange));
         assert!(Recipe::parse(&format!("{base}[tokenizer]\nvocab_size=10\n")).is_ok());
     }
 }

@@ -133,7 +133,7 @@ pub fn run(recipe: &Recipe, session: Session) -> Result<Outcome> {
         }
         return Ok(outcome);
     }
-    Err(TrainError::Recipe { path: recipe.run.output.clone(), reason: "names nothing that can be trained".into() })
+    Err(TrainError::recipe(&recipe.run.output, "names nothing that can be trained"))
 }
 
 fn images(recipe: &Recipe, split: &str, limit: usize, side: usize) -> Result<ImageStore> {

@@ -307,9 +307,7 @@ impl Recipe {
     /// # Errors
     /// When it is absent.
     pub fn optimizer(&self) -> Result<&OptimizerConfig> {
-        self.optimizer
-            .as_ref()
-            .ok_or_else(|| TrainError::recipe(&self.run.output, "section [optimizer] is missing"))
+        self.optimizer.as_ref().ok_or_else(|| TrainError::recipe(&self.run.output, "section [optimizer] is missing"))
     }
 }
 

@@ -82,27 +82,28 @@ impl SafetensorsFile {
     /// A float tensor's values as float32, row by row.
     ///
     /// # Errors
-    /// When there is no such tensor or it holds no floats.
+    /// When there is no such tensor, it holds no floats, or the file was shortened since it was opened.
     pub fn load_f32(&self, name: &str) -> Result<Vec<f32>> {
         let info = self.require(name)?;
         if !info.dtype.is_float() {
             return Err(self.wrong_type(name, FLOATS));
         }
+        let bytes = self.bytes_of(info)?;
         let mut values = Vec::with_capacity(info.num_values());
-        decode_f32(info.dtype, self.bytes_of(info), &mut values);
+        decode_f32(info.dtype, bytes, &mut values);
         Ok(values)
     }
 
     /// The values of an int64 tensor.
     ///
     /// # Errors
-    /// When there is no such tensor or it has another type.
+    /// When there is no such tensor, it has another type, or the file was shortened since it was opened.
     pub fn load_i64(&self, name: &str) -> Result<Vec<i64>> {
         let info = self.require(name)?;
         if info.dtype != crate::DType::I64 {
             return Err(self.wrong_type(name, "I64"));
         }
-        Ok(self.bytes_of(info).as_chunks::<8>().0.iter().map(|&chunk| i64::from_le_bytes(chunk)).collect())
+        Ok(self.bytes_of(info)?.as_chunks::<8>().0.iter().map(|&chunk| i64::from_le_bytes(chunk)).collect())
     }
 
     fn wrong_type(&self, name: &str, expected: &'static str) -> WeightsError {
@@ -111,9 +112,13 @@ impl SafetensorsFile {
     }
 
     /// The bytes of a tensor; opening checked that its range lies within the data.
-    fn bytes_of(&self, info: &TensorInfo) -> &[u8] {
+    fn bytes_of(&self, info: &TensorInfo) -> Result<&[u8]> {
+        if !self.bytes.is_whole() {
+            let reason = format!("it had {} bytes when it was opened and was shortened since", self.bytes.len());
+            return Err(WeightsError::Damaged { path: self.path.clone(), reason });
+        }
         let (start, end) = info.range;
-        &self.bytes[self.data_start..][start as usize..end as usize]
+        Ok(&self.bytes[self.data_start..][start as usize..end as usize])
     }
 }
 

@@ -4,7 +4,8 @@ use serde_json::Value;
 use unif2ace_model::vq::VqConfig;
 
 use super::{
-    CONFIG, ImportOptions, ImportReport, check, load_finite, metadata, mismatch, prepare_target, read_model_config, write_config_part,
+    CONFIG, ImportOptions, ImportReport, check, load_finite, metadata, mismatch, prepare_target, read_model_config,
+    write_config_part,
 };
 use crate::manifest::{ManifestEntry, magvitv2 as manifest};
 use crate::{Problem, Result, SafetensorsDir, SafetensorsWriter, TensorSpec, WeightsError};

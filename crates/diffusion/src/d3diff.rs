@@ -91,7 +91,8 @@ impl Default for D3DiffConfig {
 /// The loss and its parts; each is a tensor of one number.
 #[derive(Debug, Clone)]
 pub struct D3DiffLoss {
-    /// What is to be minimised.
+    /// What is to be minimised: `L_mask + α L_score`, of `L_score` the part that depends on the network. (The paper form's constant has no
+    /// gradient, is noise of the times alone, and reaches 1e7 near t = 1, where an f32 sum would lose the rest.)
     pub total: Tensor<1>,
     /// `L_mask`: mean cross-entropy of an image's masked places, mean over the images.
     pub mask: Tensor<1>,
@@ -149,8 +150,8 @@ pub fn d3diff_loss(
     let score = score_cross_entropy.clone().add_scalar(weights.score_constant);
     let total = match config.objective {
         Objective::OnlyMask => mask.clone(),
-        Objective::OnlyScore => score.clone(),
-        Objective::D3Diff => mask.clone() + score.clone().mul_scalar(config.alpha),
+        Objective::OnlyScore => score_cross_entropy.clone(),
+        Objective::D3Diff => mask.clone() + score_cross_entropy.clone().mul_scalar(config.alpha),
     };
     Ok(D3DiffLoss { total, mask, score, score_cross_entropy })
 }

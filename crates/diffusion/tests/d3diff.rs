@@ -123,15 +123,15 @@ fn losses_equal_the_dense_computation_in_every_mode() {
                     let case = Case::new(11, 40, 1);
                     let (_, loss) = case.loss(&config, &device());
                     let (mask, score) = case.dense(&config);
+                    let (_, bound) = case.dense(&D3DiffConfig { form: ScoreForm::Exact, ..config });
                     let total = match objective {
                         Objective::OnlyMask => mask,
-                        Objective::OnlyScore => score,
-                        Objective::D3Diff => mask + 0.1 * score,
+                        Objective::OnlyScore => bound,
+                        Objective::D3Diff => mask + 0.1 * bound,
                     };
                     for (actual, expected) in [(&loss.mask, mask), (&loss.score, score), (&loss.total, total)] {
                         assert!((value(actual) / expected - 1.0).abs() < 3e-6, "{config:?}: {} {expected}", value(actual));
                     }
-                    let (_, bound) = case.dense(&D3DiffConfig { form: ScoreForm::Exact, ..config });
                     assert!((value(&loss.score_cross_entropy) / bound - 1.0).abs() < 3e-6);
                 }
             }
@@ -141,9 +141,10 @@ fn losses_equal_the_dense_computation_in_every_mode() {
 
 #[test]
 fn the_gradient_is_that_of_a_time_weighted_cross_entropy() {
-    for objective in [Objective::OnlyMask, Objective::OnlyScore, Objective::D3Diff] {
+    let modes = [Objective::OnlyMask, Objective::OnlyScore, Objective::D3Diff].map(|objective| SCHEDULES.map(|name| (objective, name)));
+    for (objective, name) in modes.into_iter().flatten() {
         for form in FORMS {
-            let config = D3DiffConfig { objective, alpha: 0.05, form, ..D3DiffConfig::default() };
+            let config = D3DiffConfig { objective, alpha: 0.05, form, schedule: name.parse().unwrap(), ..D3DiffConfig::default() };
             let mut case = Case::new(8, 12, 5);
             let (logits_RK, loss) = case.loss(&config, &device());
             let gradients = loss.total.backward();

@@ -2,7 +2,7 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Distribution, Int, Tensor};
-use unif2ace_ops::{Activation, layer_norm, linear};
+use unif2ace_ops::{Activation, Precision, layer_norm, linear, linear_in};
 
 /// Standard deviation of initial linear and embedding weights (showo.md §1.1).
 pub const INIT_STD: f64 = 0.02;
@@ -38,6 +38,11 @@ impl Linear {
     /// Applies the layer.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         self.forward_act(x, Activation::None)
+    }
+
+    /// Applies the layer in f32, whatever the precision of the other products.
+    pub fn forward_f32<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        linear_in(Precision::F32, x, self.weight.val(), self.bias.as_ref().map(Param::val), Activation::None)
     }
 }
 

@@ -130,6 +130,17 @@ pub fn precision() -> Precision {
 
 /// `act(x W^T + b)` over the last axis: `x` `[.., in]`, `weight` `[out, in]`, `bias` `[out]`.
 pub fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tensor<1>>, act: Activation) -> Tensor<D> {
+    linear_in(precision(), x, weight, bias, act)
+}
+
+/// [`linear`] in a precision of its own, for products that must not follow the process-wide one, such as a router's.
+pub fn linear_in<const D: usize>(
+    precision: Precision,
+    x: Tensor<D>,
+    weight: Tensor<2>,
+    bias: Option<Tensor<1>>,
+    act: Activation,
+) -> Tensor<D> {
     if !on_cpu(&x.device()) {
         return portable::linear(x, weight, bias, act);
     }
@@ -143,7 +154,7 @@ pub fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tens
         weight.into_dispatch(),
         bias.into_dispatch(),
         act.into(),
-        kernel_precision(),
+        precision.into(),
     );
     Tensor::<2>::from_dispatch(y).reshape(dims)
 }

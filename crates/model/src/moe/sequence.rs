@@ -48,7 +48,7 @@ impl SequenceGroup {
     pub fn forward(&self, x_BND: Tensor<3>, task: Task, resampled: &Resampled) -> (Tensor<3>, Vec<u32>) {
         let [batch, _, width] = x_BND.dims();
         let pooled_BD = x_BND.clone().mean_dim(1).reshape([batch, width]);
-        let probs_B4 = softmax(self.router.forward(pooled_BD), 1);
+        let probs_B4 = softmax(self.router.forward_f32(pooled_BD), 1);
         let k = self.num_experts_per_image;
         let (indices, counts) = top_k(&probs_B4, k);
         let mut chosen = vec![0.0f32; batch * NUM_SEQUENCE_EXPERTS];

@@ -57,7 +57,7 @@ impl TokenExperts {
     pub fn forward(&self, x_RD: Tensor<2>) -> Routed {
         let rows = x_RD.dims()[0];
         let k = self.num_experts_per_tok;
-        let probs_RE = softmax(self.router.forward(x_RD.clone()), 1);
+        let probs_RE = softmax(self.router.forward_f32(x_RD.clone()), 1);
         let experts = probs_RE.dims()[1];
         let (indices, counts) = top_k(&probs_RE, k);
         let index_RK = Tensor::<2, Int>::from_data(TensorData::new(indices, [rows, k]), &x_RD.device().without_autodiff());

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use unif2ace_data::{FaceRecord, TextTokenizer};
-use unif2ace_diffusion::corruption::{keyed_uniforms, num_to_mask, random_mask};
+use unif2ace_diffusion::corruption::{independent_mask, keyed_uniforms};
 use unif2ace_diffusion::d3diff::d3diff_loss;
 use unif2ace_diffusion::rng::{Key, Stream};
 use unif2ace_diffusion::sampler::SamplerConfig;
@@ -128,11 +128,11 @@ impl UnifiedObjective {
         let (mut rows, mut places, mut targets, mut image_of_row) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let mut noise_level = Vec::new();
         for (row, (&index, head)) in indices.iter().zip(&heads).enumerate() {
-            let probability = self.recipe.loss.schedule.at(times[row]).masked() as f32;
-            let num_masked = num_to_mask(n, probability);
-            noise_level.push(num_masked as f32 / n as f32);
+            let probability = self.recipe.loss.schedule.at(times[row]).masked();
             let row_key = Key::new(key.seed, row as u64).at_step(key.step);
-            let masked = random_mask(&keyed_uniforms(n, row_key), num_masked);
+            // Each place by itself: the score term's weights are those of this process, in which an image may stay whole.
+            let masked = independent_mask(&keyed_uniforms(n, row_key), probability);
+            noise_level.push(masked.iter().filter(|&&masked| masked).count() as f32 / n as f32);
             rows.extend(std::iter::repeat_n(ids.pad, longest - head.len()));
             rows.extend(head);
             rows.push(ids.soi);
@@ -159,6 +159,15 @@ impl UnifiedObjective {
             features: BatchFeatures::Raw(ExpertFeatures { noise_level: Some(noise_level), ..ExpertFeatures::default() }),
         };
         let hidden = model.hidden(batch);
+        if places.is_empty() {
+            // No image of the batch has a masked place: nothing to learn, but a loss with a graph.
+            return Ok(TaskLoss {
+                parts: vec![("mask", 0.0), ("score_cross_entropy", 0.0)],
+                total: hidden.x_BLD.sum().mul_scalar(0.0),
+                balance: hidden.stats.balance_loss,
+                num_tokens: rows.len(),
+            });
+        }
         let logits_RK = model.image_logits(Self::pick(hidden.x_BLD, &places));
         let num_targets = targets.len();
         let targets_R = Tensor::<1, Int>::from_data(TensorData::new(targets, [num_targets]), &device.clone().inner());

@@ -26,6 +26,11 @@ fn a_prompt_longer_than_the_context() {
         let error = error_of(&["generate", &prompt, "-o", out]);
         assert!(error.contains("prompt: expected at most") && error.contains("shorten"), "{error}");
     });
+    let folder = tempfile::tempdir().unwrap();
+    let picture = folder.path().join("picture.png");
+    plain_picture(&picture, 64, 64, [120, 90, 60]);
+    let error = error_of(&["ask", text(&picture), &"What colour is her hair? ".repeat(60)]);
+    assert!(error.contains("question: expected at most") && error.contains("shorten"), "{error}");
 }
 
 #[test]

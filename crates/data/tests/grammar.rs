@@ -86,6 +86,9 @@ fn negations_are_understood() {
     states("no hat and no earrings", &["hat=none", "earrings=none"]);
     states("a man without a beard, not smiling", &["gender=male", "facial_hair=none"]);
     states("clean-shaven", &["facial_hair=none"]);
+    states("He does not have a beard.", &["gender=male", "facial_hair=none"]);
+    states("She doesn't wear glasses.", &["gender=female", "glasses=none"]);
+    states("He hasn't got any earrings.", &["gender=male", "earrings=none"]);
 }
 
 #[test]

@@ -141,10 +141,12 @@ fn losses_equal_the_dense_computation_in_every_mode() {
 
 #[test]
 fn the_gradient_is_that_of_a_time_weighted_cross_entropy() {
-    let modes = [Objective::OnlyMask, Objective::OnlyScore, Objective::D3Diff].map(|objective| SCHEDULES.map(|name| (objective, name)));
+    let modes =
+        [Objective::OnlyMask, Objective::OnlyScore, Objective::D3Diff].map(|objective| SCHEDULES.map(|name| (objective, name)));
     for (objective, name) in modes.into_iter().flatten() {
         for form in FORMS {
-            let config = D3DiffConfig { objective, alpha: 0.05, form, schedule: name.parse().unwrap(), ..D3DiffConfig::default() };
+            let config =
+                D3DiffConfig { objective, alpha: 0.05, form, schedule: name.parse().unwrap(), ..D3DiffConfig::default() };
             let mut case = Case::new(8, 12, 5);
             let (logits_RK, loss) = case.loss(&config, &device());
             let gradients = loss.total.backward();

@@ -319,9 +319,19 @@ impl ModelConfig {
             ("llm_vocab_size", self.llm_vocab_size),
             ("codebook_size", self.codebook_size),
             ("num_vq_tokens", self.num_vq_tokens),
+            ("max_seq_length", self.max_seq_length),
         ] {
-            if value == 0 || value > 1 << 24 {
-                return wrong(field, "1 to 16777216".into(), value.to_string());
+            if value == 0 || value > 1 << 20 {
+                return wrong(field, "1 to 1048576".into(), value.to_string());
+            }
+        }
+        for (field, value) in [
+            ("num_hidden_layers", self.num_hidden_layers),
+            ("num_new_special_tokens", self.num_new_special_tokens),
+            ("moe.num_routed_experts", self.moe.num_routed_experts),
+        ] {
+            if value > 1 << 12 {
+                return wrong(field, "at most 4096".into(), value.to_string());
             }
         }
         if !self.hidden_size.is_multiple_of(self.num_attention_heads) {

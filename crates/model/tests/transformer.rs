@@ -124,6 +124,10 @@ impl Case {
             (1, self.number("batch_size_lm"), self.number("batch_size_t2i")),
             (2, self.number("batch_size_mmu"), self.number("batch_size_t2i") + self.number("batch_size_lm")),
         ] {
+            if num == 0 {
+                losses[index] = Some(Tensor::zeros([1], &self.device));
+                continue;
+            }
             let (logits, labels) = (logits_BLV.clone().narrow(0, first, num), labels_BL.clone().narrow(0, first, num));
             losses[index] = Some(match index {
                 0 => t2i_loss(logits, labels, self.model.config().max_seq_length),
@@ -343,4 +347,7 @@ fn empty_groups_have_loss_zero() {
     let ignored = Tensor::<2, Int>::full([2, 5], -100, &device);
     assert_eq!(values(t2i_loss(logits_BLV.clone(), ignored.clone(), 2)), [0.0]);
     assert_eq!(values(next_token_loss(logits_BLV, ignored)), [0.0]);
+    let (logits_BLV, labels_BL) = (Tensor::<3>::zeros([0, 5, 7], &device), Tensor::<2, Int>::zeros([0, 5], &device));
+    assert_eq!(values(t2i_loss(logits_BLV.clone(), labels_BL.clone(), 2)), [0.0]);
+    assert_eq!(values(next_token_loss(logits_BLV, labels_BL)), [0.0]);
 }

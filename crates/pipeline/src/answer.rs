@@ -164,7 +164,16 @@ impl Pipeline {
         let sampling = TextSampling { temperature: options.temperature, top_k: options.top_k };
         let mut rows = Vec::with_capacity(questions.len());
         for question in questions {
-            rows.push(prompter.question_ids(question)?);
+            let row = prompter.question_ids(question)?;
+            if row.len() > self.config().max_seq_length {
+                return Err(PipelineError::Input {
+                    what: "question",
+                    expected: format!("at most {} tokens", self.config().max_seq_length),
+                    found: format!("{} tokens", row.len()),
+                    hint: "shorten the question",
+                });
+            }
+            rows.push(row);
         }
         let longest = rows.iter().map(Vec::len).max().unwrap_or(0);
         let pads: Vec<usize> = rows.iter().map(|row| longest - row.len()).collect();

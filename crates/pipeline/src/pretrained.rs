@@ -11,10 +11,10 @@ use unif2ace_data::TextTokenizer;
 use unif2ace_image::{Pixels, RgbImage, preprocess};
 use unif2ace_model::config::ModelConfig;
 use unif2ace_model::encoders::{Clip, FaceNet, clip_pixels};
-use unif2ace_model::moe::ExpertFeatures;
+use unif2ace_model::moe::{ExpertFeatures, Task};
 use unif2ace_model::transformer::Unif2ace;
 use unif2ace_model::vq::Vq;
-use unif2ace_weights::{NameMap, SafetensorsDir, load_into};
+use unif2ace_weights::{NameMap, SafetensorsDir, TensorInfo, load_into};
 
 use crate::denoise::Denoiser;
 use crate::error::{PipelineError, Result};
@@ -89,6 +89,7 @@ impl Pipeline {
         let config: Value = serde_json::from_str(&text).map_err(|error| fail(format!("config.json: {error}")))?;
         let unified_config: ModelConfig =
             serde_json::from_value(config.clone()).map_err(|error| fail(format!("config.json: {error}")))?;
+        plausible(&unified_config, folder).map_err(fail)?;
         let unified = Unif2ace::new(&unified_config, &device).map_err(|error| fail(error.to_string()))?;
         let unified = load(unified, folder, "model").map_err(fail)?;
         let vq = Vq::new(&part(&config, "vq").map_err(fail)?, &device).map_err(|error| fail(error.to_string()))?;
@@ -116,6 +117,18 @@ impl Pipeline {
                 unified_config.num_vq_tokens,
                 unified_config.codebook_size
             )));
+        }
+        let moe = &unified_config.moe;
+        let clip_dim = clip.as_ref().map(|clip| clip.config().vision_config.hidden_size);
+        let face_dim = face.as_ref().map(|face| face.config().embedding_size);
+        for (expert, found, key, expected) in
+            [("CLIP", clip_dim, "moe.clip_dim", moe.clip_dim), ("face", face_dim, "moe.face_dim", moe.face_dim)]
+        {
+            if let Some(found) = found.filter(|&found| moe.level.sequence() && found != expected) {
+                return Err(fail(format!(
+                    "config.json: the {expert} network gives features of {found} values, {key} expects {expected}"
+                )));
+            }
         }
         let tokenizer = TextTokenizer::from_file(folder.join("tokenizer.json")).map_err(|error| fail(error.to_string()))?;
         let name = folder.file_name().map_or_else(|| "unif2ace".to_owned(), |name| name.to_string_lossy().into_owned());
@@ -204,6 +217,18 @@ pub(crate) fn text_ids(tokenizer: &TextTokenizer, text: &str) -> Vec<u32> {
 pub(crate) fn id_rows(ids: &[u32], rows: usize, device: &Device) -> Tensor<2, Int> {
     let values: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();
     Tensor::from_data(TensorData::new(values, [rows, ids.len() / rows.max(1)]), device)
+}
+
+/// Refuses a config that asks for far more memory than its weights have, before that memory is taken.
+fn plausible(config: &ModelConfig, folder: &Path) -> std::result::Result<(), String> {
+    config.check().map_err(|error| format!("config.json: {error}"))?;
+    let source = SafetensorsDir::open(folder.join("model.safetensors")).map_err(|error| error.to_string())?;
+    let stored: usize = source.names().filter_map(|name| source.info(name)).map(TensorInfo::num_values).sum();
+    let described = config.num_parameters(Task::T2i).0;
+    if described > 2 * stored + (1 << 20) {
+        return Err(format!("config.json describes {described} parameters, model.safetensors holds {stored}"));
+    }
+    Ok(())
 }
 
 fn load<M: Module>(module: M, folder: &Path, part: &str) -> std::result::Result<M, String> {

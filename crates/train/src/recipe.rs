@@ -130,10 +130,10 @@ pub struct OptimizerConfig {
 }
 
 impl OptimizerConfig {
-    /// Learning rate of step `step` (the first is 0).
+    /// Learning rate of step `step` (showo.md §3.3; the first step is 0, and with a warm-up its rate is 0, as the reference's).
     pub fn learning_rate_at(&self, step: u64) -> f64 {
         if step < self.warmup_steps {
-            return self.learning_rate * (step + 1) as f64 / self.warmup_steps as f64;
+            return self.learning_rate * step as f64 / self.warmup_steps as f64;
         }
         let total = self.num_steps.max(self.warmup_steps + 1);
         let done = (step - self.warmup_steps) as f64 / (total - self.warmup_steps) as f64;
@@ -312,6 +312,7 @@ impl Recipe {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)] // a test may end by them
 mod tests {
     use super::*;
 
@@ -335,13 +336,36 @@ mod tests {
     #[test]
     fn warm_up_then_shape() {
         let cosine = optimizer(ScheduleName::Cosine);
-        assert!((cosine.learning_rate_at(0) - 0.1).abs() < 1e-12);
+        assert!((cosine.learning_rate_at(1) - 0.1).abs() < 1e-12);
         assert!((cosine.learning_rate_at(10) - 1.0).abs() < 1e-12);
         assert!((cosine.learning_rate_at(60) - 0.5).abs() < 1e-12);
         let wsd = optimizer(ScheduleName::Wsd);
         assert!((wsd.learning_rate_at(40) - 1.0).abs() < 1e-12);
         assert!((wsd.learning_rate_at(82) - (28.0 / 110.0 / 0.5)).abs() < 1e-12);
         assert!((optimizer(ScheduleName::Constant).learning_rate_at(109) - 1.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn learning_rates_match_the_golden_table() {
+        let table = unif2ace_golden::json(unif2ace_golden::root().join("schedule/lr.json"));
+        for entry in table.as_array().unwrap() {
+            let schedule = match entry["scheduler"].as_str().unwrap() {
+                "cosine" => ScheduleName::Cosine,
+                "constant" | "constant_with_warmup" => ScheduleName::Constant,
+                other => panic!("no schedule {other}"),
+            };
+            let recipe = OptimizerConfig {
+                learning_rate: entry["peak_lr"].as_f64().unwrap(),
+                num_steps: entry["total"].as_u64().unwrap(),
+                warmup_steps: entry["warmup"].as_u64().unwrap(),
+                ..optimizer(schedule)
+            };
+            for pair in entry["values"].as_array().unwrap() {
+                let (step, expected) = (pair[0].as_u64().unwrap(), pair[1].as_f64().unwrap());
+                let found = recipe.learning_rate_at(step);
+                assert!((found - expected).abs() <= 1e-12 * expected.abs(), "{schedule:?} {step}: {found} for {expected}");
+            }
+        }
     }
 
     #[test]

@@ -266,6 +266,10 @@ const PHRASES: &[(&str, Role)] = &[
     // Glue.
     ("(is|are|looks|look|appears|that is|that are|which is|which are|appear)", Role::Copula),
     ("(no|without|not|without any|free of|without a|no visible|not any|hardly any|isnt wearing|not wearing|not wearing any|not wearing a)", Role::Negation),
+    ("(does not|do not|doesnt|dont|did not) (have|wear)", Role::Negation),
+    ("(does not|do not|doesnt|dont|did not) (have|wear) (a|any)", Role::Negation),
+    ("(has not|hasnt|has not got|hasnt got)", Role::Negation),
+    ("(has not|hasnt|has not got|hasnt got) (a|any)", Role::Negation),
     (",", Role::Comma),
     ("and", Role::And),
     (".", Role::Stop),

@@ -30,12 +30,14 @@ fn flush(word: &mut String, out: &mut Vec<String>) {
     let taken = std::mem::take(word);
     let (stem, tail) = match taken.as_str() {
         "o'clock" => ("oclock", None),
-        "isn't" => ("is", Some("not")),
-        "aren't" => ("are", Some("not")),
-        "doesn't" => ("does", Some("not")),
+        "can't" => ("can", Some("not")),
+        "won't" => ("will", Some("not")),
         "he's" => ("he", Some("is")),
         "she's" => ("she", Some("is")),
-        other => (other.strip_suffix("'s").unwrap_or(other), None),
+        other => match other.strip_suffix("n't") {
+            Some(verb) => (verb, Some("not")),
+            None => (other.strip_suffix("'s").unwrap_or(other), None),
+        },
     };
     let stem = stem.trim_matches('\'');
     let same = match stem {

@@ -98,8 +98,8 @@ impl SamplingArgs {
     }
 
     /// A bar over all steps of all pictures; hidden where standard error is no terminal.
-    pub fn progress_bar(&self) -> ProgressBar {
-        progress_bar((self.num_images * self.num_inference_steps) as u64, "steps", self.quiet)
+    pub fn progress_bar(&self, runs_per_image: usize) -> ProgressBar {
+        progress_bar((self.num_images * runs_per_image * self.num_inference_steps) as u64, "steps", self.quiet)
     }
 }
 

@@ -41,9 +41,9 @@ pub fn say(text: &str) -> Outcome {
 }
 
 /// Prints a piece of a line at once.
-pub fn say_piece(text: &str) -> bool {
+pub fn say_piece(text: &str) -> std::io::Result<()> {
     let mut stdout = std::io::stdout().lock();
-    write!(stdout, "{text}").and_then(|()| stdout.flush()).is_ok()
+    write!(stdout, "{text}").and_then(|()| stdout.flush())
 }
 
 /// A remark beside the results, on standard error.
@@ -52,7 +52,8 @@ pub fn remark(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }
 
-fn ignore_broken_pipe(result: std::io::Result<()>) -> Outcome {
+/// A reader that went away is no error.
+pub fn ignore_broken_pipe(result: std::io::Result<()>) -> Outcome {
     match result {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(()),

@@ -141,7 +141,7 @@ fn a_score_is_a_positive_number_of_nats_and_its_own_text_scores_better_than_anot
 
 #[test]
 fn inspect_shows_sizes_tensors_and_experts() {
-    let shown = output_of(&["inspect", "models/mini", "--tensors"]);
+    let shown = output_of(&["inspect", "models/mini"]);
     for expected in ["hidden_size", "active, text to image", "model: ", "vq: ", "face: ", "clip: "] {
         assert!(shown.contains(expected), "{expected} is missing");
     }

@@ -7,8 +7,8 @@ use burn::tensor::{Tensor, TensorData};
 use serde::Serialize;
 use serde_json::{Value, json};
 use unif2ace_data::grammar::{asked, caption_claims, parse_answer};
-use unif2ace_data::load_prompts;
-use unif2ace_data::{FaceRecord, Sample, Schema, decode_rgb, load_split};
+
+use unif2ace_data::{FaceRecord, LabelledPrompt, Sample, Schema, decode_rgb, load_prompts, load_split};
 use unif2ace_diffusion::sampler::SamplerConfig;
 use unif2ace_model::encoders::{FaceNet, clip_pixels};
 use unif2ace_pipeline::{AnswerOptions, Pipeline};
@@ -63,6 +63,18 @@ impl Rate {
 /// # Errors
 /// When the set can't be read or doesn't fit the model.
 pub fn evaluate(model: &Pipeline, options: &EvalOptions, progress: &mut dyn FnMut(&str)) -> Result<Value> {
+    options.sampler.validate().map_err(EvalError::step("sampler"))?;
+    if !options.guidance_scale.is_finite() || options.guidance_scale < 0.0 {
+        let found = options.guidance_scale;
+        return Err(EvalError::Step { operation: "guidance scale", reason: format!("expected 0 or more, found {found}") });
+    }
+    let labelled = match &options.prompts {
+        None => None,
+        Some(path) => Some(load_prompts(path).map_err(EvalError::step("reading the prompts"))?),
+    };
+    if options.num_generated > 0 || labelled.is_some() {
+        face_network(model)?;
+    }
     let load = |split: &str, limit: usize| load_split(&options.faces, split, limit).map_err(EvalError::step("reading faces"));
     let samples = load(&options.split, options.num_images)?.samples;
     let side = model.resolution();
@@ -80,9 +92,9 @@ pub fn evaluate(model: &Pipeline, options: &EvalOptions, progress: &mut dyn FnMu
     if options.num_generated > 0 {
         report.insert("generation".into(), generation(model, &samples, side, options, progress)?);
     }
-    if let Some(path) = &options.prompts {
+    if let Some(labelled) = &labelled {
         progress("prompts in users' words");
-        report.insert("prompts".into(), prompts(model, path, options)?);
+        report.insert("prompts".into(), prompts(model, labelled, options)?);
     }
     Ok(Value::Object(report))
 }
@@ -225,9 +237,8 @@ fn generation(
 }
 
 /// Agreement on the labelled prompts, by all attributes and by each.
-fn prompts(model: &Pipeline, path: &std::path::Path, options: &EvalOptions) -> Result<Value> {
+fn prompts(model: &Pipeline, labelled: &[LabelledPrompt], options: &EvalOptions) -> Result<Value> {
     let face = face_network(model)?;
-    let labelled = load_prompts(path).map_err(EvalError::step("reading the prompts"))?;
     let mut all = Rate::default();
     let mut by_attribute: BTreeMap<&str, Rate> = BTreeMap::new();
     for (start, batch) in labelled.chunks(BATCH).enumerate().map(|(index, batch)| (index * BATCH, batch)) {

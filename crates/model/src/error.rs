@@ -22,7 +22,7 @@ pub enum ModelError {
         hint: &'static str,
     },
     /// A text that the text budget has no place for.
-    #[error("prompt: expected at most {limit} tokens, found {found}\nhint: shorten the text, or ask for it to be cut")]
+    #[error("prompt: expected at most {limit} tokens, found {found}\nhint: shorten the text")]
     PromptTooLong {
         /// Tokens of the text.
         found: usize,

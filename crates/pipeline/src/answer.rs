@@ -158,6 +158,9 @@ impl Pipeline {
         options: &AnswerOptions,
         each: &mut dyn FnMut(&[Option<u32>]) -> bool,
     ) -> Result<()> {
+        if questions.is_empty() {
+            return Ok(());
+        }
         let ids = self.config().special_ids();
         let encode = |text: &str| self.text_ids(text);
         let prompter = Prompter::new(self.config(), &encode)?;

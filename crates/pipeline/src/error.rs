@@ -29,7 +29,7 @@ pub enum PipelineError {
     #[error("stopped before the picture was finished; nothing was written")]
     Stopped,
     /// The device that was asked for isn't there.
-    #[error("device {found}: not in this build\nhint: use --device cpu, or build with the GPU feature")]
+    #[error("device {found}: not in this build\nhint: this build computes on the CPU only: use --device cpu or auto")]
     Device {
         /// Its name.
         found: String,

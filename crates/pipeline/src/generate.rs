@@ -61,7 +61,7 @@ pub struct Progress<'a> {
     pub step: usize,
     /// Steps in all.
     pub num_steps: usize,
-    /// The picture so far, where [`GenerateOptions::decode_steps`] is set; masked places show the most likely guess of nothing: code 0.
+    /// The picture so far, where [`GenerateOptions::decode_steps`] is set; places that are still masked are drawn as code 0.
     pub image: Option<&'a RgbImage>,
 }
 

@@ -5,8 +5,10 @@ use std::path::Path;
 use plotters::prelude::*;
 use plotters::style::register_font;
 use serde::Serialize;
-use unif2ace_diffusion::MASKED;
+use unif2ace_diffusion::corruption::{keyed_uniforms, random_mask};
+use unif2ace_diffusion::rng::Key;
 use unif2ace_image::RgbImage;
+use unif2ace_model::config::ModelConfig;
 use unif2ace_model::masks::{Marks, for_mmu, predict_next};
 use unif2ace_model::moe::{ExpertFeatures, MoeStats, Task};
 use unif2ace_model::prompts::Prompter;
@@ -31,6 +33,44 @@ pub struct Summary {
     pub face_parameters: usize,
     /// Parameters of the CLIP pair.
     pub clip_parameters: usize,
+}
+
+/// Sizes of the model in a folder, from its config.json and the headers of its files; parts that are not there count 0.
+///
+/// # Errors
+/// When config.json can't be read, or a file is damaged.
+pub fn summary(folder: &Path) -> Result<Summary> {
+    let fail = |reason: String| PipelineError::Model { path: folder.to_path_buf(), reason };
+    if !folder.is_dir() {
+        return Err(fail("there is no such folder".into()));
+    }
+    let config = unif2ace_weights::read_model_config(folder).map_err(|error| fail(error.to_string()))?;
+    let count = |task| -> Result<(usize, usize)> {
+        if !config.contains_key("hidden_size") {
+            return Ok((0, 0));
+        }
+        let config: ModelConfig =
+            serde_json::from_value(config.clone().into()).map_err(|error| fail(format!("config.json: {error}")))?;
+        config.check().map_err(|error| fail(format!("config.json: {error}")))?;
+        Ok(config.num_parameters(task))
+    };
+    let stored = |part: &str| -> Result<usize> {
+        let path = folder.join(format!("{part}.safetensors"));
+        if !path.is_file() {
+            return Ok(0);
+        }
+        let source = unif2ace_weights::SafetensorsDir::open(path).map_err(|error| fail(error.to_string()))?;
+        Ok(source.names().filter_map(|name| source.info(name)).map(unif2ace_weights::TensorInfo::num_values).sum())
+    };
+    let (parameters, active_text_to_image) = count(Task::T2i)?;
+    Ok(Summary {
+        parameters,
+        active_text_to_image,
+        active_understanding: count(Task::Mmu)?.1,
+        vq_parameters: stored("vq")?,
+        face_parameters: stored("face")?,
+        clip_parameters: stored("clip")?,
+    })
 }
 
 /// Name, shape and stored type of every tensor of a folder's safetensors files, as lines.
@@ -91,36 +131,28 @@ impl Counts {
 }
 
 impl Pipeline {
-    /// Sizes.
-    pub fn summary(&self) -> Summary {
-        use burn::module::Module;
-        let (parameters, active_text_to_image) = self.config().num_parameters(Task::T2i);
-        Summary {
-            parameters,
-            active_text_to_image,
-            active_understanding: self.config().num_parameters(Task::Mmu).1,
-            vq_parameters: self.vq.num_params(),
-            face_parameters: self.face.as_ref().map_or(0, Module::num_params),
-            clip_parameters: self.clip.as_ref().map_or(0, Module::num_params),
-        }
-    }
-
     /// How often each expert fires: every picture is described once (understanding), and read back from its description with all its
     /// tokens masked, half of them, and few (generation).
     ///
+    /// `images` are read one at a time.
+    ///
     /// # Errors
-    /// When a picture can't be resized.
-    pub fn expert_use(&self, images: &[RgbImage], progress: &mut dyn FnMut(usize) -> bool) -> Result<ExpertUse> {
+    /// When a picture can't be read or resized, or `progress` says stop.
+    pub fn expert_use(
+        &self,
+        images: impl Iterator<Item = Result<RgbImage>>,
+        progress: &mut dyn FnMut(usize) -> bool,
+    ) -> Result<ExpertUse> {
         let ids = self.config().special_ids();
         let n = self.config().num_vq_tokens;
         let encode = |text: &str| self.text_ids(text);
         let prompter = Prompter::new(self.config(), &encode)?.with_cut_prompts(true);
         let [mut token_u, mut token_g, mut sequence_u, mut sequence_g] = [(); 4].map(|()| Counts::default());
-        for (number, image) in images.iter().enumerate() {
+        for (number, image) in images.enumerate() {
             if !progress(number) {
                 return Err(PipelineError::Stopped);
             }
-            let pixels = self.pixels(image)?;
+            let pixels = self.pixels(&image?)?;
             let picture = self.read_pixels(pixels.clone())?;
             let caption = self.caption_of(&picture, &AnswerOptions::default())?;
             let image_ids: Vec<u32> = picture.codes.iter().map(|&code| code + ids.image_offset).collect();
@@ -137,11 +169,10 @@ impl Pipeline {
             sequence_u.add(&understanding.sequence_use);
             let head = prompter.t2i_head(&caption)?;
             for num_masked in [n, n / 2, n.div_ceil(8)] {
-                let grid =
-                    picture.codes.iter().enumerate().map(|(place, &code)| if place % n < num_masked { MASKED } else { code });
+                let masked = random_mask(&keyed_uniforms(n, Key::new(0, number as u64)), num_masked);
                 let mut row = head.clone();
                 row.push(ids.soi);
-                row.extend(grid.map(|code| if code == MASKED { ids.mask } else { code + ids.image_offset }));
+                row.extend(image_ids.iter().zip(masked).map(|(&id, masked)| if masked { ids.mask } else { id }));
                 row.push(ids.eoi);
                 let mask = predict_next(&row, row.len(), Marks::image(&ids), true)?.tensor(&self.device);
                 let features =

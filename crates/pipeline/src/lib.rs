@@ -17,6 +17,7 @@ mod error;
 mod extend;
 mod generate;
 mod inspect;
+mod parts;
 mod pretrained;
 mod score;
 
@@ -25,6 +26,7 @@ pub use denoise::{Denoiser, GridRequest};
 pub use error::{PipelineError, Result};
 pub use extend::ExtendOptions;
 pub use generate::{EditOptions, GenerateOptions, Progress};
-pub use inspect::{ExpertUse, Summary, draw_expert_use, tensors};
+pub use inspect::{ExpertUse, Summary, draw_expert_use, summary, tensors};
+pub use parts::Parts;
 pub use pretrained::{DeviceName, Pipeline, PipelineOptions};
 pub use score::{Score, ScoreOptions};

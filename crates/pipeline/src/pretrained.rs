@@ -3,10 +3,7 @@
 use std::path::Path;
 use std::str::FromStr;
 
-use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use serde::de::DeserializeOwned;
-use serde_json::Value;
 use unif2ace_data::TextTokenizer;
 use unif2ace_image::{Pixels, RgbImage, preprocess};
 use unif2ace_model::config::ModelConfig;
@@ -14,12 +11,11 @@ use unif2ace_model::encoders::{Clip, FaceNet, clip_pixels};
 use unif2ace_model::moe::{ExpertFeatures, Task};
 use unif2ace_model::transformer::Unif2ace;
 use unif2ace_model::vq::Vq;
-use unif2ace_weights::{NameMap, SafetensorsDir, TensorInfo, load_into};
+use unif2ace_weights::{SafetensorsDir, TensorInfo};
 
 use crate::denoise::Denoiser;
 use crate::error::{PipelineError, Result};
-
-const MAX_CONFIG_BYTES: u64 = 1 << 20;
+use crate::parts::{Parts, load};
 
 /// Where to compute.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -46,9 +42,10 @@ impl FromStr for DeviceName {
 /// How to load a model.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct PipelineOptions {
-    /// Where to compute.
+    /// Where to compute. This build computes on the CPU only, so both names mean the same.
     pub device: DeviceName,
-    /// Round the factors of matrix products to bfloat16 (faster on CPUs with its instructions).
+    /// Round the factors of matrix products to bfloat16 (faster on CPUs with its instructions). This holds for the whole process: the model
+    /// that was loaded last decides.
     pub bf16: bool,
 }
 
@@ -84,54 +81,20 @@ impl Pipeline {
         }
         let device = Device::flex();
         unif2ace_ops::set_precision(if options.bf16 { unif2ace_ops::Precision::Bf16 } else { unif2ace_ops::Precision::F32 });
-        let text = unif2ace_io::read_to_string_capped(folder.join("config.json"), MAX_CONFIG_BYTES)
-            .map_err(|error| fail(error.to_string()))?;
-        let config: Value = serde_json::from_str(&text).map_err(|error| fail(format!("config.json: {error}")))?;
+        if !folder.join("config.json").is_file() {
+            return Err(fail("it has no config.json".into()));
+        }
+        let config = unif2ace_weights::read_model_config(folder).map_err(|error| fail(error.to_string()))?;
         let unified_config: ModelConfig =
-            serde_json::from_value(config.clone()).map_err(|error| fail(format!("config.json: {error}")))?;
+            serde_json::from_value(config.clone().into()).map_err(|error| fail(format!("config.json: {error}")))?;
         plausible(&unified_config, folder).map_err(fail)?;
         let unified = Unif2ace::new(&unified_config, &device).map_err(|error| fail(error.to_string()))?;
         let unified = load(unified, folder, "model").map_err(fail)?;
-        let vq = Vq::new(&part(&config, "vq").map_err(fail)?, &device).map_err(|error| fail(error.to_string()))?;
-        let vq = load(vq, folder, "vq").map_err(fail)?;
-        let face = match config.get("face") {
-            None => None,
-            Some(_) => {
-                let face =
-                    FaceNet::new(&part(&config, "face").map_err(fail)?, &device).map_err(|error| fail(error.to_string()))?;
-                Some(load(face, folder, "face").map_err(fail)?)
-            }
-        };
-        let clip = match config.get("clip") {
-            None => None,
-            Some(_) => {
-                let clip = Clip::new(&part(&config, "clip").map_err(fail)?, &device).map_err(|error| fail(error.to_string()))?;
-                Some(load(clip, folder, "clip").map_err(fail)?)
-            }
-        };
-        let tokens = vq.config().num_positions();
-        if tokens != unified_config.num_vq_tokens || vq.config().codebook_size() != unified_config.codebook_size {
-            return Err(fail(format!(
-                "config.json: the image tokenizer gives {tokens} tokens of {} codes, the transformer expects {} of {}",
-                vq.config().codebook_size(),
-                unified_config.num_vq_tokens,
-                unified_config.codebook_size
-            )));
-        }
-        let moe = &unified_config.moe;
-        let clip_dim = clip.as_ref().map(|clip| clip.config().vision_config.hidden_size);
-        let face_dim = face.as_ref().map(|face| face.config().embedding_size);
-        for (expert, found, key, expected) in
-            [("CLIP", clip_dim, "moe.clip_dim", moe.clip_dim), ("face", face_dim, "moe.face_dim", moe.face_dim)]
-        {
-            if let Some(found) = found.filter(|&found| moe.level.sequence() && found != expected) {
-                return Err(fail(format!(
-                    "config.json: the {expert} network gives features of {found} values, {key} expects {expected}"
-                )));
-            }
-        }
+        let parts = Parts::read(folder, &config, &device).map_err(fail)?;
+        parts.fit(&unified_config).map_err(|reason| fail(format!("config.json: {reason}")))?;
         let tokenizer = TextTokenizer::from_file(folder.join("tokenizer.json")).map_err(|error| fail(error.to_string()))?;
         let name = folder.file_name().map_or_else(|| "unif2ace".to_owned(), |name| name.to_string_lossy().into_owned());
+        let Parts { vq, clip, face } = parts;
         Ok(Self { unified, vq, face, clip, tokenizer, device, name })
     }
 
@@ -229,14 +192,4 @@ fn plausible(config: &ModelConfig, folder: &Path) -> std::result::Result<(), Str
         return Err(format!("config.json describes {described} parameters, model.safetensors holds {stored}"));
     }
     Ok(())
-}
-
-fn load<M: Module>(module: M, folder: &Path, part: &str) -> std::result::Result<M, String> {
-    let source = SafetensorsDir::open(folder.join(format!("{part}.safetensors"))).map_err(|error| error.to_string())?;
-    load_into(module, &source, &NameMap::identity()).map_err(|error| error.to_string())
-}
-
-fn part<T: DeserializeOwned>(config: &Value, name: &str) -> std::result::Result<T, String> {
-    let value = config.get(name).ok_or_else(|| format!("config.json: expected the key {name}"))?;
-    serde_json::from_value(value.clone()).map_err(|error| format!("config.json, {name}: {error}"))
 }

@@ -45,7 +45,7 @@ pub fn save(folder: &Path, state: &RunState, weights: &HostTensors, optimizer: &
     remove(&target)?;
     unif2ace_io::rename_durable(&partial, &target)?;
     let all = list(folder)?;
-    for old in all.iter().rev().skip(KEEP_LAST) {
+    for old in all.iter().filter(|path| **path != target).rev().skip(KEEP_LAST - 1) {
         remove(old)?;
     }
     Ok(target)
@@ -90,7 +90,11 @@ pub fn load_latest(folder: &Path) -> Result<Option<Checkpoint>> {
 
 /// Checkpoint folders, oldest first.
 fn list(folder: &Path) -> Result<Vec<PathBuf>> {
-    let Ok(entries) = std::fs::read_dir(folder) else { return Ok(Vec::new()) };
+    let entries = match std::fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(unif2ace_io::IoError::system("list", folder, error).into()),
+    };
     let mut found: Vec<PathBuf> = entries
         .filter_map(|entry| Some(entry.ok()?.path()))
         .filter(|path| {
@@ -111,7 +115,8 @@ fn remove(folder: &Path) -> Result<()> {
 }
 
 fn bad(path: &Path, reason: String) -> TrainError {
-    TrainError::Checkpoint { path: path.to_path_buf(), reason }
+    let hint = "remove the checkpoint to continue from the one before it";
+    TrainError::Checkpoint { path: path.to_path_buf(), reason, hint }
 }
 
 /// Writes tensors as f32 safetensors, atomically.
@@ -173,6 +178,11 @@ mod tests {
         assert_eq!(found.state.step, 30);
         assert_eq!(found.weights, tensors(30.0));
         assert_eq!(found.optimizer.first, tensors(2.0));
+        assert_eq!(list(folder.path()).unwrap().len(), KEEP_LAST);
+        // What was just saved stays, even beside higher numbers.
+        let state = RunState { step: 5, num_updates: 5, seed: 1, seconds: 0.5 };
+        let saved = save(folder.path(), &state, &tensors(5.0), &OptimizerState::default()).unwrap();
+        assert!(saved.join("state.json").is_file());
         assert_eq!(list(folder.path()).unwrap().len(), KEEP_LAST);
     }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum TrainError {
     /// The recipe can't be used.
-    #[error("recipe {}: {reason}\n  hint: {hint}", path.display())]
+    #[error("recipe {}: {reason}\nhint: {hint}", path.display())]
     Recipe {
         /// The recipe.
         path: PathBuf,
@@ -16,18 +16,22 @@ pub enum TrainError {
         hint: String,
     },
     /// A checkpoint can't be used.
-    #[error("checkpoint {}: {reason}", path.display())]
+    #[error("checkpoint {}: {reason}\nhint: {hint}", path.display())]
     Checkpoint {
         /// The checkpoint folder.
         path: PathBuf,
         /// What is wrong with it.
         reason: String,
+        /// What to do.
+        hint: &'static str,
     },
-    /// The loss is no longer a number.
+    /// The loss or its gradient is no longer a number.
     #[error(
-        "step {step}: the loss is {value}; the last checkpoint is untouched\n  hint: lower `learning_rate` or set `max_grad_norm`, then continue with --resume"
+        "step {step}: the {what} is {value}; the last checkpoint is untouched\nhint: lower `learning_rate` or set `max_grad_norm`, then continue with --resume"
     )]
     NotFinite {
+        /// The number that isn't finite.
+        what: &'static str,
         /// The step that gave it.
         step: u64,
         /// NaN or an infinity.

@@ -18,5 +18,5 @@ pub fn write_part<M: Module, C: Serialize>(folder: &Path, part: &str, model: &M,
     let path = folder.join(format!("{part}.safetensors"));
     save_module(model, &path, FloatType::Bf16, &BTreeMap::new())
         .and_then(|()| write_config_part(folder, part, config))
-        .map_err(|error| TrainError::Checkpoint { path, reason: error.to_string() })
+        .map_err(|error| TrainError::Data(format!("writing {}: {error}", path.display())))
 }

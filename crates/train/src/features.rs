@@ -4,8 +4,9 @@ use std::path::Path;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use half::bf16;
-use unif2ace_model::encoders::{Clip, FaceNet, clip_pixels};
-use unif2ace_model::vq::Vq;
+use unif2ace_model::config::ModelConfig;
+use unif2ace_model::encoders::clip_pixels;
+use unif2ace_pipeline::Parts;
 
 use crate::batches::{Augment, ImageStore};
 use crate::error::Result;
@@ -14,21 +15,11 @@ use crate::tasks::data;
 
 const BATCH: usize = 32;
 
-/// The frozen parts of a model folder.
-pub struct FrozenParts {
-    /// Pictures to codes.
-    pub vq: Vq,
-    /// Patch features; absent if the folder has none.
-    pub clip: Option<Clip>,
-    /// Face embeddings; absent if the folder has none.
-    pub face: Option<FaceNet>,
-}
-
 /// One row of each per picture.
 #[derive(Default)]
 pub struct Features {
     /// N codes a picture.
-    pub codes: Vec<u16>,
+    pub codes: Vec<u32>,
     /// P x C values a picture, as bfloat16.
     pub clip: Vec<bf16>,
     /// F values a picture.
@@ -47,7 +38,7 @@ impl Features {
     /// # Errors
     /// When the pictures don't fit the networks.
     pub fn compute(
-        parts: &FrozenParts,
+        parts: &Parts,
         images: &ImageStore,
         device: &Device,
         progress: &mut dyn FnMut(usize, usize),
@@ -62,7 +53,7 @@ impl Features {
             let pixels_BHWC = images.batch(&indices, |_| Augment::default(), device);
             let codes = parts.vq.encode(pixels_BHWC.clone()).map_err(data)?;
             features.num_codes = codes.len() / indices.len();
-            features.codes.extend(codes.into_iter().map(|code| code as u16));
+            features.codes.extend(codes);
             let normalised_BHWC = clip_pixels(pixels_BHWC);
             if let Some(clip) = &parts.clip {
                 let patches_BPC = clip.vision_model.forward(normalised_BHWC.clone()).map_err(data)?.features_BPD;
@@ -81,7 +72,7 @@ impl Features {
     }
 
     /// Codes of one picture.
-    pub fn codes_of(&self, index: usize) -> &[u16] {
+    pub fn codes_of(&self, index: usize) -> &[u32] {
         &self.codes[index * self.num_codes..][..self.num_codes]
     }
 
@@ -107,36 +98,15 @@ impl Features {
     }
 }
 
-/// Reads the frozen parts of a model folder.
+/// Reads the frozen parts of a model folder and checks that a transformer of `config` fits them.
 ///
 /// # Errors
-/// When a part is damaged or doesn't fit its sizes in config.json.
-pub fn read_parts(folder: &Path, device: &Device) -> Result<FrozenParts> {
-    let config = unif2ace_weights::read_model_config(folder).map_err(data)?;
-    let part = |name: &str| config.get(name).filter(|_| folder.join(format!("{name}.safetensors")).is_file()).cloned();
-    let source = |name: &str| unif2ace_weights::SafetensorsDir::open(folder.join(format!("{name}.safetensors"))).map_err(data);
-    let names = unif2ace_weights::NameMap::identity();
-    let vq_config = part("vq").ok_or_else(|| {
-        data(format!(
-            "model folder {}: expected a trained vq (config.json and vq.safetensors)\n  hint: train recipes/mini/vq.toml first",
-            folder.display()
-        ))
-    })?;
-    let vq = Vq::new(&serde_json::from_value(vq_config).map_err(data)?, device).map_err(data)?;
-    let vq = unif2ace_weights::load_into(vq, &source("vq")?, &names).map_err(data)?;
-    let clip = match part("clip") {
-        None => None,
-        Some(config) => {
-            let clip = Clip::new(&serde_json::from_value(config).map_err(data)?, device).map_err(data)?;
-            Some(unif2ace_weights::load_into(clip, &source("clip")?, &names).map_err(data)?)
-        }
-    };
-    let face = match part("face") {
-        None => None,
-        Some(config) => {
-            let face = FaceNet::new(&serde_json::from_value(config).map_err(data)?, device).map_err(data)?;
-            Some(unif2ace_weights::load_into(face, &source("face")?, &names).map_err(data)?)
-        }
-    };
-    Ok(FrozenParts { vq, clip, face })
+/// When a part is missing, damaged, or doesn't fit its sizes in config.json or the transformer's.
+pub fn read_parts(folder: &Path, config: &ModelConfig, device: &Device) -> Result<Parts> {
+    let hint = "train recipes/mini/vq.toml first, then face.toml and clip.toml; the recipe's sizes must be theirs";
+    let fail = |reason: String| data(format!("model folder {}: {reason}\nhint: {hint}", folder.display()));
+    let table = unif2ace_weights::read_model_config(folder).map_err(data)?;
+    let parts = Parts::read(folder, &table, device).map_err(fail)?;
+    parts.fit(config).map_err(fail)?;
+    Ok(parts)
 }

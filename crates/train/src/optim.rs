@@ -74,7 +74,7 @@ impl OptimizerState {
         learning_rate: f64,
     ) -> Result<M> {
         if !gradients.norm.is_finite() {
-            return Err(TrainError::NotFinite { step: self.num_updates, value: gradients.norm as f32 });
+            return Err(TrainError::NotFinite { what: "gradient norm", step: self.num_updates, value: gradients.norm as f32 });
         }
         self.num_updates += 1;
         let scale = if config.max_grad_norm > 0.0 && gradients.norm > config.max_grad_norm {

@@ -80,12 +80,17 @@ pub struct DataConfig {
 
 /// Shape of the learning rate over a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "snake_case")]
 pub enum ScheduleName {
     /// Linear warm-up, then half a cosine to `min_lr_ratio`.
     Cosine,
+    /// Linear warm-up, then `num_cycles` times half a cosine, each from the peak.
+    CosineWithRestarts,
     /// Linear warm-up, then constant.
+    #[serde(alias = "constant_with_warmup")]
     Constant,
+    /// Linear warm-up, then a straight fall to `min_lr_ratio`.
+    Linear,
     /// Linear warm-up, constant, and a linear fall over the last `decay_ratio` of the steps.
     Wsd,
 }
@@ -115,6 +120,9 @@ pub struct OptimizerConfig {
     /// Shape of the schedule.
     #[serde(default = "default_schedule")]
     pub schedule: ScheduleName,
+    /// Cycles of `cosine_with_restarts`.
+    #[serde(default = "default_num_cycles")]
+    pub num_cycles: u32,
     /// Last learning rate as a fraction of the peak.
     #[serde(default)]
     pub min_lr_ratio: f64,
@@ -139,7 +147,12 @@ impl OptimizerConfig {
         let done = (step - self.warmup_steps) as f64 / (total - self.warmup_steps) as f64;
         let shape = match self.schedule {
             ScheduleName::Constant => 1.0,
+            ScheduleName::Linear => (1.0 - done).max(0.0),
             ScheduleName::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * done.min(1.0)).cos()),
+            ScheduleName::CosineWithRestarts if done >= 1.0 => 0.0,
+            ScheduleName::CosineWithRestarts => {
+                0.5 * (1.0 + (std::f64::consts::PI * (done * f64::from(self.num_cycles)).fract()).cos())
+            }
             ScheduleName::Wsd => {
                 let left = (1.0 - step as f64 / total as f64).max(0.0);
                 (left / self.decay_ratio.max(1e-9)).min(1.0)
@@ -250,6 +263,9 @@ fn default_eps() -> f64 {
 fn default_schedule() -> ScheduleName {
     ScheduleName::Cosine
 }
+fn default_num_cycles() -> u32 {
+    1
+}
 fn default_decay_ratio() -> f64 {
     0.3
 }
@@ -326,6 +342,7 @@ mod tests {
             weight_decay: 0.0,
             warmup_steps: 10,
             schedule,
+            num_cycles: 1,
             min_lr_ratio: 0.0,
             decay_ratio: 0.5,
             max_grad_norm: 0.0,
@@ -349,11 +366,7 @@ mod tests {
     fn learning_rates_match_the_golden_table() {
         let table = unif2ace_golden::json(unif2ace_golden::root().join("schedule/lr.json"));
         for entry in table.as_array().unwrap() {
-            let schedule = match entry["scheduler"].as_str().unwrap() {
-                "cosine" => ScheduleName::Cosine,
-                "constant" | "constant_with_warmup" => ScheduleName::Constant,
-                other => panic!("no schedule {other}"),
-            };
+            let schedule: ScheduleName = serde_json::from_value(entry["scheduler"].clone()).unwrap();
             let recipe = OptimizerConfig {
                 learning_rate: entry["peak_lr"].as_f64().unwrap(),
                 num_steps: entry["total"].as_u64().unwrap(),

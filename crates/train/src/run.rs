@@ -7,11 +7,12 @@ use unif2ace_data::{FaceRecord, Sample, Schema, TextTokenizer, decode_rgb, load_
 use unif2ace_model::encoders::{Clip, FaceConfig, FaceHead, FaceNet};
 use unif2ace_model::transformer::{Unif2ace, init_code_rows_from_bits};
 use unif2ace_model::vq::Vq;
+use unif2ace_pipeline::Parts;
 
 use crate::batches::ImageStore;
 use crate::error::{Result, TrainError};
 use crate::export;
-use crate::features::{self, Features, FrozenParts};
+use crate::features::{self, Features};
 use crate::interrupt;
 use crate::recipe::Recipe;
 use crate::tasks::{self, data};
@@ -109,12 +110,14 @@ pub fn run(recipe: &Recipe, session: Session) -> Result<Outcome> {
     }
     if let Some(unified) = &recipe.unified {
         let tokenizer = TextTokenizer::from_file(recipe.run.export.join("tokenizer.json")).map_err(data)?;
-        let parts = features::read_parts(&recipe.run.export, &device.clone().inner())?;
+        let parts = features::read_parts(&recipe.run.export, &unified.config, &device.clone().inner())?;
         interrupt::install();
         let Some(train) = featured(recipe, &parts, "train", recipe.data.limit, &device, session)? else {
-            return Ok(Outcome::Interrupted);
+            return Ok(Outcome::InterruptedBeforeTraining);
         };
-        let Some(held_out) = featured(recipe, &parts, "val", 256, &device, session)? else { return Ok(Outcome::Interrupted) };
+        let Some(held_out) = featured(recipe, &parts, "val", 256, &device, session)? else {
+            return Ok(Outcome::InterruptedBeforeTraining);
+        };
         let vq = parts.vq;
         let mut objective = tasks::unified::UnifiedObjective {
             recipe: unified.clone(),
@@ -150,7 +153,7 @@ fn captioned(recipe: &Recipe, split: &str, limit: usize, side: usize) -> Result<
 /// Records of a split with the features of their pictures; `None` when interrupted.
 fn featured(
     recipe: &Recipe,
-    parts: &FrozenParts,
+    parts: &Parts,
     split: &str,
     limit: usize,
     device: &Device,

@@ -51,6 +51,8 @@ pub enum Outcome {
     Finished,
     /// Stopped by Ctrl-C after saving.
     Interrupted,
+    /// Stopped by Ctrl-C before the first step of this session; what was saved before is as it was.
+    InterruptedBeforeTraining,
 }
 
 /// Options of one session of a run, which the recipe doesn't fix.
@@ -84,16 +86,34 @@ pub fn train<O: Objective>(
 
     let mut state = RunState { step: 0, num_updates: 0, seed: run.seed, seconds: 0.0 };
     let mut optimizer = OptimizerState::default();
-    if session.resume
-        && let Some(found) = checkpoint::load_latest(&checkpoints)?
+    let found = checkpoint::load_latest(&checkpoints)?;
+    if let Some(found) = &found
+        && !session.resume
     {
+        let reason = format!("there is a run of {} steps already", found.state.step);
+        let hint = "continue it with --resume, name another `output` in the recipe, or remove the folder";
+        return Err(TrainError::Checkpoint { path: checkpoints, reason, hint });
+    }
+    if session.resume && found.is_none() {
+        tracing::warn!("no checkpoint in {}: the run starts at step 0", checkpoints.display());
+    }
+    if let Some(found) = found {
+        if found.state.seed != run.seed {
+            let reason = format!("was made with seed {}, the recipe says {}", found.state.seed, run.seed);
+            let hint = "a run keeps its seed, which decides the order of its data: give the recipe the checkpoint's";
+            return Err(TrainError::Checkpoint { path: checkpoints, reason, hint });
+        }
         let (restored, problems) = with_parameters(model, &found.weights);
         if !problems.is_empty() {
             let reason = format!("does not fit the recipe's model:\n  {}", problems.join("\n  "));
-            return Err(TrainError::Checkpoint { path: checkpoints, reason });
+            let hint = "resume with the recipe that the run was started with, or name another `output`";
+            return Err(TrainError::Checkpoint { path: checkpoints, reason, hint });
         }
         model = restored;
         optimizer = found.optimizer;
+        if config.ema_decay == 0.0 {
+            optimizer.ema.clear();
+        }
         state = found.state;
         tracing::info!(step = state.step, "resumed");
     }
@@ -109,15 +129,17 @@ pub fn train<O: Objective>(
             bar.abandon_with_message("interrupted; continue with --resume");
             return Ok((averaged(model, &optimizer), Outcome::Interrupted));
         }
+        let begun = Instant::now();
         let step_loss = objective.loss(&model, state.step)?;
         let value = tensor_values(step_loss.total.clone())[0];
         if !value.is_finite() {
-            return Err(TrainError::NotFinite { step: state.step, value });
+            return Err(TrainError::NotFinite { what: "loss", step: state.step, value });
         }
         let gradients = collect_gradients(&model, step_loss.total.backward());
         let learning_rate = config.learning_rate_at(state.step);
         window.add(f64::from(value), &step_loss.parts, gradients.norm, step_loss.num_tokens);
         model = optimizer.update(model, gradients, &config, learning_rate)?;
+        window.seconds += begun.elapsed().as_secs_f64();
         state.step += 1;
         state.num_updates = optimizer.num_updates;
         state.seconds += clock.elapsed().as_secs_f64();
@@ -167,12 +189,11 @@ struct Window {
     norm: f64,
     tokens: usize,
     parts: Vec<(&'static str, f64, f64)>,
-    since: Option<Instant>,
+    seconds: f64,
 }
 
 impl Window {
     fn add(&mut self, total: f64, parts: &[(&'static str, f64)], norm: f64, tokens: usize) {
-        self.since.get_or_insert_with(Instant::now);
         self.count += 1.0;
         self.total += total;
         self.norm += norm;
@@ -190,7 +211,6 @@ impl Window {
 
     fn take(&mut self, state: &RunState, learning_rate: f64) -> Map<String, Value> {
         let window = std::mem::take(self);
-        let seconds = window.since.map_or(0.0, |since| since.elapsed().as_secs_f64());
         let mut line = Map::new();
         line.insert("step".into(), json!(state.step));
         line.insert("loss".into(), json!(window.total / window.count));
@@ -199,8 +219,7 @@ impl Window {
         }
         line.insert("grad_norm".into(), json!(window.norm / window.count));
         line.insert("learning_rate".into(), json!(learning_rate));
-        // The first step of a window starts its clock, so the rate is over the others.
-        let rate = window.tokens as f64 * ((window.count - 1.0) / window.count) / seconds.max(1e-9);
+        let rate = window.tokens as f64 / window.seconds.max(1e-9);
         line.insert("tokens_per_second".into(), json!(rate));
         line.insert("seconds".into(), json!(state.seconds));
         line

@@ -159,15 +159,22 @@ fn a_run_in_two_sessions_is_the_run_in_one() {
 }
 
 #[test]
-fn a_checkpoint_of_another_model_is_refused_by_name() {
+fn a_run_that_is_not_this_one_is_refused() {
     let _alone = ALONE.lock();
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     face_set(folder);
     train(folder, &shrunk("face", folder, 1), false);
+    let path = folder.join("recipe.toml");
+    let error = run(&Recipe::read(&path).unwrap(), Session { resume: false, quiet: true }).unwrap_err().to_string();
+    assert!(error.contains("run of 1 steps already") && error.contains("--resume"), "{error}");
+    let mut other = shrunk("face", folder, 2);
+    set(&mut other, "run.seed", 99);
+    fs::write(&path, toml::to_string(&other).unwrap()).unwrap();
+    let error = run(&Recipe::read(&path).unwrap(), Session { resume: true, quiet: true }).unwrap_err().to_string();
+    assert!(error.contains("seed 2, the recipe says 99"), "{error}");
     let mut other = shrunk("face", folder, 2);
     set(&mut other, "face.vision_config.intermediate_size", 96);
-    let path = folder.join("recipe.toml");
     fs::write(&path, toml::to_string(&other).unwrap()).unwrap();
     let error = run(&Recipe::read(&path).unwrap(), Session { resume: true, quiet: true }).unwrap_err().to_string();
     assert!(error.contains("fc1") || error.contains("mlp"), "{error}");

@@ -7,7 +7,7 @@ use unif2ace_image::{DecodeLimits, load_rgb};
 use unif2ace_pipeline::{AnswerOptions, Pipeline, PipelineError};
 
 use crate::options::{ModelArgs, catch_interrupt, interrupted};
-use crate::outcome::{Failure, Outcome, fail, say, say_piece};
+use crate::outcome::{Failure, Outcome, fail, ignore_broken_pipe, say, say_piece};
 
 /// Ask a question about a face.
 #[derive(Debug, Args)]
@@ -94,7 +94,13 @@ fn stream(
     let image = load_rgb(image, DecodeLimits::default())?;
     let pipeline = model.load()?;
     catch_interrupt();
-    match work(&pipeline, &image, &options, &mut |piece| say_piece(piece) && !interrupted()) {
+    let mut written = Ok(());
+    let answered = work(&pipeline, &image, &options, &mut |piece| {
+        written = say_piece(piece);
+        written.is_ok() && !interrupted()
+    });
+    match answered {
+        _ if written.is_err() => ignore_broken_pipe(written),
         Ok(_) => say(""),
         Err(PipelineError::Stopped) => Err(Failure::Interrupted("\ninterrupted")),
         Err(error) => Err(error.into()),

@@ -18,9 +18,10 @@ pub fn run(args: &DoctorArgs) -> Outcome {
     say(&format!("threads: {}", rayon::current_num_threads()))?;
     say(&format!("CPU kernels: {:?}", unif2ace_ops::cpu_level()))?;
     let start = std::time::Instant::now();
-    let pipeline = args.model.load()?;
-    let sizes = pipeline.summary();
+    args.model.load()?;
+    let seconds = start.elapsed().as_secs_f64();
+    let sizes = unif2ace_pipeline::summary(&args.model.model)?;
     let total = sizes.parameters + sizes.vq_parameters + sizes.face_parameters + sizes.clip_parameters;
-    say(&format!("model {}: {total} parameters, loaded in {:.2} s", args.model.model.display(), start.elapsed().as_secs_f64()))?;
+    say(&format!("model {}: {total} parameters, loaded in {:.2} s", args.model.model.display(), seconds))?;
     say("all well")
 }

@@ -51,7 +51,7 @@ pub fn run(args: &EditArgs) -> Outcome {
         (None, names) => Region::parse_mask(names.as_deref().unwrap_or_default(), pipeline.grid())?,
     };
     let options = EditOptions { generate, repaint };
-    make(&pipeline, &args.sampling, &args.output, &args.prompt, |progress| pipeline.edit(&image, &options, progress))
+    make(&pipeline, &args.sampling, &args.output, &args.prompt, 1, |progress| pipeline.edit(&image, &options, progress))
 }
 
 fn same_size(image: &RgbImage, mask: &GrayImage, path: &std::path::Path) -> Result<(), Failure> {

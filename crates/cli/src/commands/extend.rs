@@ -46,5 +46,8 @@ pub fn run(args: &ExtendArgs) -> Outcome {
     let image = load_rgb(&args.image, DecodeLimits::default())?;
     let pipeline = args.model.load()?;
     let options = ExtendOptions { generate, directions: args.direction.clone(), offset: args.offset };
-    make(&pipeline, &args.sampling, &args.output, &args.prompt, |progress| Ok(vec![pipeline.extend(&image, &options, progress)?]))
+    let runs = args.direction.len();
+    make(&pipeline, &args.sampling, &args.output, &args.prompt, runs, |progress| {
+        Ok(vec![pipeline.extend(&image, &options, progress)?])
+    })
 }

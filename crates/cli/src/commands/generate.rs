@@ -32,22 +32,23 @@ pub fn run(args: &GenerateArgs) -> Outcome {
     options.check()?;
     check_outputs(&args.output, options.num_images)?;
     let pipeline = args.model.load()?;
-    make(&pipeline, &args.sampling, &args.output, &args.prompt, |progress| pipeline.generate(&options, progress))
+    make(&pipeline, &args.sampling, &args.output, &args.prompt, 1, |progress| pipeline.generate(&options, progress))
 }
 
-/// Runs `work` with a progress bar and writes its pictures, and those of the steps, where they were asked for.
+/// Runs `work`, which samples `runs_per_image` times for each picture, with a progress bar and writes its pictures, and those of the steps, where they were asked for.
 pub fn make(
     pipeline: &Pipeline,
     sampling: &SamplingArgs,
     output: &Path,
     prompt: &str,
+    runs_per_image: usize,
     work: impl FnOnce(&mut dyn FnMut(&Progress<'_>) -> bool) -> Result<Vec<RgbImage>, PipelineError>,
 ) -> Outcome {
     catch_interrupt();
     if let Some(folder) = &sampling.save_steps {
         unif2ace_io::create_dir_all(folder)?;
     }
-    let bar = sampling.progress_bar();
+    let bar = sampling.progress_bar(runs_per_image);
     let mut steps: Vec<Vec<RgbImage>> = vec![Vec::new(); sampling.num_images];
     let images = work(&mut |progress| {
         bar.inc(1);
@@ -64,7 +65,8 @@ pub fn make(
     if let Some(folder) = &sampling.save_steps {
         for (index, frames) in steps.iter().enumerate() {
             for (step, frame) in frames.iter().enumerate() {
-                save_png(folder.join(format!("image-{:02}-step-{:02}.png", index + 1, step + 1)), frame, None)?;
+                let path = folder.join(format!("image-{:02}-step-{:02}.png", index + 1, step + 1));
+                save_png(path, frame, Some(&provenance(pipeline, sampling, prompt, index)))?;
             }
             save_gif(folder.join(format!("image-{:02}.gif", index + 1)), frames, STEP_DELAY_MS)?;
         }

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use unif2ace_image::{DecodeLimits, RgbImage, load_rgb};
-use unif2ace_pipeline::{Pipeline, PipelineOptions, draw_expert_use, tensors};
+use unif2ace_image::{DecodeLimits, load_rgb};
+use unif2ace_pipeline::{Pipeline, PipelineOptions, draw_expert_use, summary, tensors};
 
 use crate::options::{catch_interrupt, check_outputs, interrupted, progress_bar};
 use crate::outcome::{Failure, Outcome, fail, say};
@@ -14,14 +14,11 @@ use crate::outcome::{Failure, Outcome, fail, say};
 pub struct InspectArgs {
     /// Model folder.
     model: PathBuf,
-    /// Also list every tensor.
-    #[arg(long)]
-    tensors: bool,
     /// Draw how often each expert fires in each block, over the pictures of a folder.
     #[arg(long, requires = "images")]
     experts: bool,
     /// Folder with pictures for --experts.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", requires = "experts")]
     images: Option<PathBuf>,
     /// PNG of --experts; the numbers go beside it as JSON.
     #[arg(short, long, value_name = "FILE", default_value = "experts.png")]
@@ -36,38 +33,36 @@ pub fn run(args: &InspectArgs) -> Outcome {
     if let (true, Some(folder)) = (args.experts, &args.images) {
         return experts(args, folder);
     }
-    let pipeline = Pipeline::from_pretrained(&args.model, &PipelineOptions::default())?;
-    let summary = pipeline.summary();
-    let config = serde_json::to_string_pretty(pipeline.config())?;
-    say(&format!("config\n{config}\n"))?;
+    let sizes = summary(&args.model)?;
+    let config = unif2ace_weights::read_model_config(&args.model)?;
+    say(&format!("config\n{}\n", serde_json::to_string_pretty(&config)?))?;
+    say("tensors")?;
+    for line in tensors(&args.model)? {
+        say(&line)?;
+    }
     let rows = [
-        ("transformer", summary.parameters),
-        ("  active, text to image", summary.active_text_to_image),
-        ("  active, understanding", summary.active_understanding),
-        ("image tokenizer", summary.vq_parameters),
-        ("face network", summary.face_parameters),
-        ("CLIP pair", summary.clip_parameters),
+        ("transformer", sizes.parameters),
+        ("  active, text to image", sizes.active_text_to_image),
+        ("  active, understanding", sizes.active_understanding),
+        ("image tokenizer", sizes.vq_parameters),
+        ("face network", sizes.face_parameters),
+        ("CLIP pair", sizes.clip_parameters),
     ];
-    say("parameters")?;
+    say("\nparameters")?;
     for (name, count) in rows {
         say(&format!("{name:<26} {count:>14}"))?;
-    }
-    if args.tensors {
-        say("\ntensors")?;
-        for line in tensors(&args.model)? {
-            say(&line)?;
-        }
     }
     Ok(())
 }
 
 fn experts(args: &InspectArgs, folder: &Path) -> Outcome {
     check_outputs(&args.output, 1)?;
-    let images = pictures(folder)?;
+    let paths = pictures(folder)?;
     let pipeline = Pipeline::from_pretrained(&args.model, &PipelineOptions::default())?;
     catch_interrupt();
-    let bar = progress_bar(images.len() as u64, "pictures", args.quiet);
-    let found = pipeline.expert_use(&images, &mut |number| {
+    let bar = progress_bar(paths.len() as u64, "pictures", args.quiet);
+    let images = paths.iter().map(|path| Ok(load_rgb(path, DecodeLimits::default())?));
+    let found = pipeline.expert_use(images, &mut |number| {
         bar.set_position(number as u64);
         !interrupted()
     });
@@ -83,7 +78,7 @@ fn experts(args: &InspectArgs, folder: &Path) -> Outcome {
 }
 
 /// Every picture of a folder, in the order of the names; other files are left alone.
-fn pictures(folder: &Path) -> Result<Vec<RgbImage>, Failure> {
+fn pictures(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
     let entries = std::fs::read_dir(folder)
         .map_err(|error| fail(format!("folder of pictures {}: {error}\nhint: give a folder", folder.display())))?;
     let mut paths = Vec::new();
@@ -101,5 +96,5 @@ fn pictures(folder: &Path) -> Result<Vec<RgbImage>, Failure> {
             folder.display()
         )));
     }
-    paths.iter().map(|path| Ok(load_rgb(path, DecodeLimits::default())?)).collect()
+    Ok(paths)
 }

@@ -31,6 +31,7 @@ pub fn run(args: &TrainArgs) -> Outcome {
     }
     match unif2ace_train::run(&recipe, Session { resume: args.resume, quiet: args.quiet })? {
         TrainOutcome::Finished => Ok(()),
+        TrainOutcome::InterruptedBeforeTraining => Err(Failure::Interrupted("interrupted before the first step")),
         TrainOutcome::Interrupted => Err(Failure::Interrupted("interrupted: the run is saved\nhint: continue it with --resume")),
     }
 }

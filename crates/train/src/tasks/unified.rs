@@ -72,8 +72,8 @@ fn number(tensor: Tensor<1>) -> f64 {
     f64::from(tensor_values(tensor)[0])
 }
 
-fn image_ids(ids: &SpecialIds, codes: &[u16]) -> Vec<u32> {
-    codes.iter().map(|&code| ids.image_offset + u32::from(code)).collect()
+fn image_ids(ids: &SpecialIds, codes: &[u32]) -> Vec<u32> {
+    codes.iter().map(|&code| ids.image_offset + code).collect()
 }
 
 impl UnifiedObjective {
@@ -143,7 +143,7 @@ impl UnifiedObjective {
                     targets.push(i64::from(code));
                     image_of_row.push(row);
                 } else {
-                    rows.push(ids.image_offset + u32::from(code));
+                    rows.push(ids.image_offset + code);
                 }
             }
             rows.push(ids.eoi);
@@ -246,8 +246,7 @@ impl UnifiedObjective {
         let denoiser = Denoiser::new(model, &self.tokenizer, &device, &captions, SHEET_GUIDANCE).map_err(data)?;
         let made =
             denoiser.sample(&SamplerConfig { num_steps: SHEET_STEPS, ..SamplerConfig::default() }, self.seed, 0).map_err(data)?;
-        let known: Vec<u32> =
-            (0..count).flat_map(|index| self.held_out.features.codes_of(index)).map(|&code| u32::from(code)).collect();
+        let known: Vec<u32> = (0..count).flat_map(|index| self.held_out.features.codes_of(index)).copied().collect();
         let side = self.vq.config().resolution / self.vq.config().downsampling();
         let decode =
             |codes: &[u32]| self.vq.decode_indices(codes, side, side).map(|image_BHWC| image_BHWC.clamp(-1.0, 1.0)).map_err(data);

@@ -4,7 +4,7 @@ use serde_json::Value;
 use unif2ace_model::vq::VqConfig;
 
 use super::{
-    CONFIG, ImportOptions, ImportReport, check, load_finite, metadata, mismatch, prepare_target, read_model_config,
+    CONFIG, ImportOptions, ImportReport, check, load_finite, metadata, mismatch, own_type, prepare_target, read_model_config,
     write_config_part,
 };
 use crate::manifest::{ManifestEntry, magvitv2 as manifest};
@@ -15,7 +15,7 @@ const EMBEDDING: &str = "quantize.embedding";
 const POWERS: &str = "quantize.power_vals";
 
 /// Makes the `vq` part of a model folder from a MAGVIT-v2 checkpoint of Show-o. The released config.json holds no sizes, so those of
-/// the release are taken unless it names its own. The quantiser's two buffers follow from the number of bits; they are checked and left
+/// the release are taken unless it names its own or the options a resolution. The quantiser's two buffers follow from the number of bits; they are checked and left
 /// out.
 ///
 /// # Errors
@@ -23,7 +23,11 @@ const POWERS: &str = "quantize.power_vals";
 /// can't be written.
 pub fn magvitv2(source: &Path, target: &Path, options: &ImportOptions) -> Result<ImportReport> {
     let tensors = SafetensorsDir::open(source)?;
-    let config = read_config(source)?;
+    let mut config = read_config(source)?;
+    if let Some(resolution) = options.resolution {
+        config.resolution = resolution;
+        config.check().map_err(|error| WeightsError::Config { path: source.join(CONFIG), reason: error.to_string() })?;
+    }
     let (network, buffers): (Vec<_>, Vec<_>) =
         manifest(&config).into_iter().partition(|entry| !entry.name.starts_with("quantize."));
     check(&tensors, &network, TARGET, |name| buffers.iter().any(|entry| entry.name == name))?;
@@ -35,7 +39,8 @@ pub fn magvitv2(source: &Path, target: &Path, options: &ImportOptions) -> Result
     let specs: Vec<_> = network.iter().map(spec).collect();
     let num_values = specs.iter().map(|spec| spec.shape.iter().product::<usize>() as u64).sum();
     let origin = source.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let mut writer = SafetensorsWriter::create(&weights_path, specs, options.float, &metadata(&origin))?;
+    let mut writer =
+        SafetensorsWriter::create(&weights_path, specs, options.float.unwrap_or_else(|| own_type(&tensors)), &metadata(&origin))?;
     for entry in &network {
         writer.write(&entry.name, &load_finite(&tensors, &entry.name, TARGET)?)?;
     }

@@ -20,7 +20,7 @@ pub use showo::show_o;
 
 use crate::manifest::ManifestEntry;
 use crate::module::compare;
-use crate::{FloatType, Problem, Result, SafetensorsDir, WeightsError};
+use crate::{DType, FloatType, Problem, Result, SafetensorsDir, WeightsError};
 
 const CONFIG: &str = "config.json";
 const MAX_CONFIG_BYTES: u64 = 1 << 20;
@@ -28,10 +28,12 @@ const MAX_CONFIG_BYTES: u64 = 1 << 20;
 /// What to make of a checkpoint.
 #[derive(Clone, Debug)]
 pub struct ImportOptions {
-    /// Number type of the result; float32 keeps every bit.
-    pub float: FloatType,
+    /// Number type of the result; `None` for the checkpoint's own, which keeps every bit.
+    pub float: Option<FloatType>,
     /// Levels of experts added to a Show-o backbone.
     pub level: MoeLevel,
+    /// Pixels a side that a MAGVIT-v2 is to be used at; `None` for what its config.json says, 256 where it says nothing.
+    pub resolution: Option<usize>,
     /// Of the random numbers that new experts start from. They come from the device's one generator: the same seed gives the same file
     /// as long as no other thread draws from it meanwhile.
     pub seed: u64,
@@ -40,9 +42,9 @@ pub struct ImportOptions {
 }
 
 impl ImportOptions {
-    /// Float32, both levels of experts, seed 0.
+    /// The checkpoint's number type and resolution, both levels of experts, seed 0.
     pub fn new(device: Device) -> Self {
-        Self { float: FloatType::F32, level: MoeLevel::Both, seed: 0, device }
+        Self { float: None, level: MoeLevel::Both, resolution: None, seed: 0, device }
     }
 }
 
@@ -86,6 +88,16 @@ fn mismatch(source: &SafetensorsDir, target: &str, problems: Vec<Problem>) -> Re
         problems,
         hint: "check that the folder holds this kind of checkpoint and that its config.json belongs to it",
     })
+}
+
+/// The number type that holds every value of a checkpoint.
+fn own_type(source: &SafetensorsDir) -> FloatType {
+    let mut types = source.names().filter_map(|name| source.info(name)).map(|info| info.dtype).filter(|dtype| dtype.is_float());
+    match types.next() {
+        Some(DType::Bf16) if types.all(|dtype| dtype == DType::Bf16) => FloatType::Bf16,
+        Some(DType::F16) if types.all(|dtype| dtype == DType::F16) => FloatType::F16,
+        _ => FloatType::F32,
+    }
 }
 
 /// A tensor's values, none of which may be infinite or NaN: a broken download can pass all checks of the header.

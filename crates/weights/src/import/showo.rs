@@ -7,7 +7,8 @@ use unif2ace_model::config::{ModelConfig, MoeConfig, MoeLevel};
 use unif2ace_model::moe::{FeatureResamplers, SequenceMoe, TokenMoe};
 
 use super::{
-    CONFIG, ImportOptions, ImportReport, check, load_finite, metadata, prepare_target, read_model_config, write_config_part,
+    CONFIG, ImportOptions, ImportReport, check, load_finite, metadata, own_type, prepare_target, read_model_config,
+    write_config_part,
 };
 use crate::manifest::{ManifestEntry, ShowOShape, show_o as manifest};
 use crate::module::for_each_parameter;
@@ -60,7 +61,8 @@ pub fn show_o(source: &Path, target: &Path, options: &ImportOptions) -> Result<I
     let num_values = specs.iter().map(|spec| spec.shape.iter().product::<usize>() as u64).sum();
     let num_added = specs.len() - backbone.len();
     let origin = source.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let mut writer = SafetensorsWriter::create(&weights_path, specs, options.float, &metadata(&origin))?;
+    let mut writer =
+        SafetensorsWriter::create(&weights_path, specs, options.float.unwrap_or_else(|| own_type(&tensors)), &metadata(&origin))?;
     for part in experts.order(&backbone) {
         match part {
             Part::Backbone(name) => writer.write(name, &load_finite(&tensors, name, TARGET)?)?,

@@ -70,6 +70,16 @@ impl Mask {
         Self::from_fn([lengths.len(), num_queries, longest + num_queries], |row, _, key| key >= longest - lengths[row])
     }
 
+    /// The last `num_new` of `past + num_new` positions in rows of text behind a shared image of `prefix` positions, with `pads[b]` pads
+    /// between the two: a position sees the image, and of its own row everything up to itself but the pads. A pad sees itself, so that no
+    /// query sees nothing.
+    pub fn behind(prefix: usize, pads: &[usize], past: usize, num_new: usize) -> Self {
+        Self::from_fn([pads.len(), num_new, past + num_new], |row, query, key| {
+            let query = past + query;
+            key <= query && (key == query || !(prefix..prefix + pads[row]).contains(&key))
+        })
+    }
+
     /// `[B, L, S]`.
     pub fn dims(&self) -> [usize; 3] {
         self.dims

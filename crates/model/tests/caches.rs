@@ -131,7 +131,7 @@ fn answering_with_a_cache_equals_the_whole_row() {
             let mut reading = start.clone();
             let mut at = 0;
             for piece in pieces {
-                let (last_1D, _) = model.read_text(&mut reading, &text[at..at + piece]).unwrap();
+                let (last_1D, _) = model.read_text(&mut reading, &[&text[at..at + piece]]).unwrap();
                 at += piece;
                 let place = prefix.len() + at - 1;
                 let found = values(model.logits(last_1D));
@@ -140,6 +140,36 @@ fn answering_with_a_cache_equals_the_whole_row() {
             assert_eq!(reading.len(), row.len());
         }
         assert_eq!(start.len(), prefix.len(), "reading on from a clone leaves the original");
+    }
+}
+
+#[test]
+fn questions_side_by_side_equal_questions_alone() {
+    let device = Device::flex();
+    for level in [MoeLevel::None, MoeLevel::Both] {
+        let model = random_tiny(level, &device);
+        let config = model.config().clone();
+        let ids = config.special_ids();
+        let image: Vec<u32> = (0..4).map(|n| ids.image_offset + 3 * n).collect();
+        let prefix = Prompter::new(&config, &words).unwrap().mmu_prefix(&image).unwrap();
+        let (start, _) = model.read_image(&prefix, Features::Raw(features(&config, 1, &device))).unwrap();
+        let questions: [&[u32]; 3] = [&[29, 1, 2], &[29, 3], &[29, 4, 5, 6, 7, 8]];
+        let answers: [&[u32]; 2] = [&[9, 10, 11], &[12, 13, 14]];
+        let mut together = start.clone();
+        let mut found = vec![values(model.read_text(&mut together, &questions).unwrap().0)];
+        for tokens in answers {
+            let rows: Vec<&[u32]> = tokens.chunks(1).collect();
+            found.push(values(model.read_text(&mut together, &rows).unwrap().0));
+        }
+        let width = config.hidden_size;
+        for (row, question) in questions.iter().enumerate() {
+            let mut alone = start.clone();
+            for (step, found) in found.iter().enumerate() {
+                let ids = if step == 0 { *question } else { &answers[step - 1][row..=row] };
+                let expected = values(model.read_text(&mut alone, &[ids]).unwrap().0);
+                assert_close(&found[row * width..][..width], &expected, TOLERANCE, &format!("{level:?} row {row} step {step}"));
+            }
+        }
     }
 }
 
@@ -204,6 +234,10 @@ fn wrong_inputs_are_errors() {
     assert!(model.read_image(&prefix, Features::Raw(wrong)).unwrap_err().to_string().contains("face"));
     let (mut reading, _) = model.read_image(&prefix, Features::default()).unwrap();
     assert!(model.read_text(&mut reading, &[]).is_err());
-    assert!(model.read_text(&mut reading, &[1000]).is_err());
+    assert!(model.read_text(&mut reading, &[&[1], &[]]).is_err());
+    assert!(model.read_text(&mut reading, &[&[1000]]).is_err());
     assert_eq!(reading.len(), 7, "a refused text leaves nothing behind");
+    model.read_text(&mut reading, &[&[1, 2], &[3]]).unwrap();
+    assert!(model.read_text(&mut reading, &[&[1]]).unwrap_err().to_string().contains("2 rows"));
+    assert!(model.read_text(&mut reading, &[&[1], &[1, 2]]).is_err());
 }

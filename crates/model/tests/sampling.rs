@@ -216,7 +216,7 @@ fn answers_are_show_o_s() {
                         let hidden = model.hidden(whole(input, mask_BLS, Task::Mmu, Some(2), features()));
                         hidden.x_BLD.narrow(1, row.len() - 1, 1).squeeze_dim(1)
                     }
-                    Way::Cached => model.read_text(&mut reading, &row[read..]).unwrap().0,
+                    Way::Cached => model.read_text(&mut reading, &[&row[read..]]).unwrap().0,
                 };
                 read = row.len();
                 let logits = values(model.logits(last_1D));

@@ -1,14 +1,12 @@
 //! Questions about a picture, and captions: the picture is read once into the cache, each question is a row behind it.
 
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::Tensor;
 use unif2ace_data::TextStream;
 use unif2ace_diffusion::rng::Key;
 use unif2ace_diffusion::text::{TextSampling, next_token_keyed};
 use unif2ace_image::RgbImage;
-use unif2ace_model::masks::{HIDDEN, for_mmu};
-use unif2ace_model::moe::{Resampled, Task};
 use unif2ace_model::prompts::Prompter;
-use unif2ace_model::transformer::{Batch, CacheUse, Features, Input, KvCache, Positions};
+use unif2ace_model::transformer::{Features, Reading};
 
 use crate::error::{PipelineError, Result};
 use crate::pretrained::Pipeline;
@@ -37,7 +35,7 @@ impl Default for AnswerOptions {
 
 /// A picture that has been read: keys and values of `[mmu] [soi] image [eoi]`, and its codes.
 pub struct PictureContext {
-    cache: KvCache,
+    reading: Reading,
     /// Codes of the picture.
     pub codes: Vec<u32>,
 }
@@ -62,20 +60,8 @@ impl Pipeline {
         let encode = |text: &str| self.text_ids(text);
         let image: Vec<u32> = codes.iter().map(|&code| code + ids.image_offset).collect();
         let prefix = Prompter::new(self.config(), &encode)?.mmu_prefix(&image)?;
-        let mask = for_mmu(&prefix, prefix.len(), ids.eoi)?;
-        let mut cache = KvCache::new();
-        self.unified.hidden_cached(
-            Batch {
-                input: Input::Ids(self.id_rows(&prefix, 1)),
-                positions: Positions::From(0),
-                mask_BLS: mask.tensor(&self.device),
-                task: Task::Mmu,
-                image_start: Some(2),
-                features: Features::Raw(features),
-            },
-            CacheUse::Append(&mut cache),
-        );
-        Ok(PictureContext { cache, codes })
+        let (reading, _) = self.unified.read_image(&prefix, Features::Raw(features))?;
+        Ok(PictureContext { reading, codes })
     }
 
     /// Answers a question about a picture; `print` gets the text as it comes and stops the work by returning false.
@@ -178,30 +164,12 @@ impl Pipeline {
             }
             rows.push(row);
         }
-        let longest = rows.iter().map(Vec::len).max().unwrap_or(0);
-        let pads: Vec<usize> = rows.iter().map(|row| longest - row.len()).collect();
-        let mut new_ids: Vec<u32> =
-            rows.iter().zip(&pads).flat_map(|(row, &pad)| std::iter::repeat_n(ids.pad, pad).chain(row.iter().copied())).collect();
-        let mut cache = picture.cache.clone();
-        let prefix = cache.len();
-        let mut num_new = longest;
+        let mut reading = picture.reading.clone();
         let mut done = vec![false; questions.len()];
         for place in 0..options.max_new_tokens {
-            let past = cache.len();
-            let hidden = self.unified.hidden_cached(
-                Batch {
-                    input: Input::Ids(self.id_rows(&new_ids, questions.len())),
-                    positions: Positions::Rows(positions(prefix, &pads, past, num_new)),
-                    mask_BLS: self.row_mask(prefix, &pads, past, num_new),
-                    task: Task::Mmu,
-                    image_start: None,
-                    features: Features::Resampled(Resampled::default()),
-                },
-                CacheUse::Append(&mut cache),
-            );
+            let (last_BD, _) = self.unified.read_text(&mut reading, &rows.iter().map(Vec::as_slice).collect::<Vec<_>>())?;
             // Only text can be said: an image code or a mark would be no answer.
-            let logits: Vec<f32> =
-                self.unified.text_logits(hidden.x_BLD.narrow(1, num_new - 1, 1)).into_data().iter::<f32>().collect();
+            let logits: Vec<f32> = self.unified.text_logits(last_BD).into_data().iter::<f32>().collect();
             let mut next = Vec::with_capacity(questions.len());
             for (row, logits) in logits.chunks_exact(self.config().llm_vocab_size).enumerate() {
                 next.push(next_token_keyed(logits, &sampling, place, Key::new(options.seed, row as u64))? as u32);
@@ -217,40 +185,8 @@ impl Pipeline {
             if done.iter().all(|&done| done) || !each(&said) {
                 break;
             }
-            new_ids = next;
-            num_new = 1;
+            rows = next.into_iter().map(|id| vec![id]).collect();
         }
         Ok(())
-    }
-
-    /// New positions see the picture, and of their own row everything up to themselves but the pads on its left.
-    fn row_mask(&self, prefix: usize, pads: &[usize], past: usize, num_new: usize) -> Tensor<3> {
-        let total = past + num_new;
-        let mut values = Vec::with_capacity(pads.len() * num_new * total);
-        for &pad in pads {
-            for query in past..total {
-                // A pad sees itself, so that no row of the mask is empty.
-                let visible = |key: usize| key <= query && (key == query || !(prefix..prefix + pad).contains(&key));
-                values.extend((0..total).map(|key| if visible(key) { 0.0 } else { HIDDEN }));
-            }
-        }
-        Tensor::from_data(TensorData::new(values, [pads.len(), num_new, total]), &self.device)
-    }
-}
-
-/// Positions of new tokens: a row's first real token stands right after the picture.
-fn positions(prefix: usize, pads: &[usize], past: usize, num_new: usize) -> Vec<Vec<u32>> {
-    let of_row = |pad: usize| (past..past + num_new).map(|place| place.saturating_sub(pad).max(prefix) as u32).collect();
-    pads.iter().map(|&pad| of_row(pad)).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::positions;
-
-    #[test]
-    fn pads_do_not_count_in_the_positions() {
-        assert_eq!(positions(5, &[2, 0], 5, 4), [[5, 5, 5, 6], [5, 6, 7, 8]]);
-        assert_eq!(positions(5, &[2, 0], 9, 1), [[7], [9]]);
     }
 }

@@ -4,22 +4,19 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use unif2ace_data::TextTokenizer;
 use unif2ace_diffusion::MASKED;
 use unif2ace_diffusion::sampler::{KeyedDraws, Request, SamplerConfig, SamplerState, guide};
-use unif2ace_model::masks::{Marks, Mask, predict_next};
-use unif2ace_model::moe::{ExpertFeatures, Task};
+use unif2ace_model::moe::ExpertFeatures;
 use unif2ace_model::prompts::Prompter;
-use unif2ace_model::transformer::{Batch, CacheUse, Features, Input, KvCache, Positions, Unif2ace};
+use unif2ace_model::transformer::{Features, PromptCache, Unif2ace};
 
 use crate::error::Result;
-use crate::pretrained::{id_rows, text_ids};
+use crate::pretrained::text_ids;
 
 /// Prompts whose keys and values are cached: text is causal, so they serve every denoising step. With guidance each prompt has an
 /// empty twin behind all prompts.
 pub struct Denoiser<'a> {
     unified: &'a Unif2ace,
     device: Device,
-    cache: KvCache,
-    image_mask_BLS: Tensor<3>,
-    image_position: usize,
+    prompts: PromptCache,
     num_prompts: usize,
     guidance_scale: f32,
 }
@@ -47,42 +44,21 @@ impl<'a> Denoiser<'a> {
         guidance_scale: f32,
     ) -> Result<Self> {
         let config = unified.config();
-        let ids = config.special_ids();
         let encode = |text: &str| text_ids(tokenizer, text);
         let prompter = Prompter::new(config, &encode)?;
-        let guided = guidance_scale > 0.0;
-        let mut heads = Vec::with_capacity(2 * prompts.len());
-        for text in prompts.iter().copied().chain(prompts.iter().filter(|_| guided).map(|_| "")) {
-            heads.push(prompter.t2i_head(text)?);
+        let mut heads = Vec::with_capacity(prompts.len());
+        for text in prompts {
+            heads.push(unified.read_prompt(&prompter.t2i_head(text)?)?);
         }
-        let lengths: Vec<usize> = heads.iter().map(Vec::len).collect();
-        let longest = lengths.iter().copied().max().unwrap_or(0);
-        let rows: Vec<u32> = heads
-            .iter()
-            .flat_map(|head| std::iter::repeat_n(ids.pad, longest - head.len()).chain(head.iter().copied()))
-            .collect();
-        let first = config.max_seq_length + 1 - longest;
-        // The builder of the mask wants the marks of an image behind each row.
-        let marked: Vec<u32> = rows.chunks(longest).flat_map(|row| row.iter().copied().chain([ids.soi, ids.eoi])).collect();
-        let mask = predict_next(&marked, longest + 2, Marks::image(&ids), true)?;
-        let mut cache = KvCache::new();
-        unified.hidden_cached(
-            Batch {
-                input: Input::Ids(id_rows(&rows, heads.len(), device)),
-                positions: Positions::From(first),
-                mask_BLS: mask.tensor(device).narrow(1, 0, longest).narrow(2, 0, longest),
-                task: Task::T2i,
-                image_start: None,
-                features: Features::Raw(ExpertFeatures::default()),
-            },
-            CacheUse::Append(&mut cache),
-        );
+        let empty = match guidance_scale > 0.0 {
+            true => Some(unified.read_prompt(&prompter.t2i_head("")?)?),
+            false => None,
+        };
+        let rows: Vec<&PromptCache> = heads.iter().chain(prompts.iter().filter_map(|_| empty.as_ref())).collect();
         Ok(Self {
             unified,
             device: device.clone(),
-            cache,
-            image_mask_BLS: Mask::after_padded(&lengths, config.num_vq_tokens + 2).tensor(device),
-            image_position: first + longest,
+            prompts: PromptCache::stack(&rows)?,
             num_prompts: prompts.len(),
             guidance_scale,
         })
@@ -99,29 +75,16 @@ impl<'a> Denoiser<'a> {
         let n = config.num_vq_tokens;
         debug_assert_eq!(requests.len(), self.num_prompts);
         let copies = if self.guidance_scale > 0.0 { 2 } else { 1 };
-        let mut rows = Vec::with_capacity(copies * requests.len() * (n + 2));
-        let mut levels = Vec::with_capacity(copies * requests.len());
-        for _ in 0..copies {
-            for request in requests {
-                rows.push(ids.soi);
-                rows.extend(request.grid.iter().map(|&code| if code == MASKED { ids.mask } else { code + ids.image_offset }));
-                rows.push(ids.eoi);
-                levels.push(request.masked_fraction);
-            }
-        }
-        let hidden = unified.hidden_cached(
-            Batch {
-                input: Input::Ids(id_rows(&rows, copies * requests.len(), device)),
-                positions: Positions::From(self.image_position),
-                mask_BLS: self.image_mask_BLS.clone(),
-                task: Task::T2i,
-                image_start: Some(1),
-                features: Features::Raw(ExpertFeatures { noise_level: Some(levels), ..ExpertFeatures::default() }),
-            },
-            CacheUse::Read(&self.cache),
-        );
-        let width = config.hidden_size;
-        let x_RD: Tensor<2> = hidden.x_BLD.narrow(1, 1, n).reshape([copies * requests.len() * n, width]);
+        let image = |request: &GridRequest<'_>| -> Vec<u32> {
+            request.grid.iter().map(|&code| if code == MASKED { ids.mask } else { code + ids.image_offset }).collect()
+        };
+        let images: Vec<Vec<u32>> = requests.iter().map(image).collect();
+        let rows = images.iter().map(Vec::as_slice);
+        let rows: Vec<&[u32]> = (0..copies).flat_map(|_| rows.clone()).collect();
+        let levels = (0..copies).flat_map(|_| requests.iter().map(|request| request.masked_fraction)).collect();
+        let features = Features::Raw(ExpertFeatures { noise_level: Some(levels), ..ExpertFeatures::default() });
+        let hidden = unified.denoise(&self.prompts, &rows, features)?;
+        let x_RD: Tensor<2> = hidden.x_BLD.reshape([rows.len() * n, config.hidden_size]);
         let logits_of = |row: usize, wanted: &[usize]| -> Vec<f32> {
             let places: Vec<i64> = wanted.iter().map(|&place| (row * n + place) as i64).collect();
             let places = Tensor::<1, Int>::from_data(TensorData::new(places, [wanted.len()]), device);

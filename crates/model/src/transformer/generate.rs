@@ -38,14 +38,19 @@ impl PromptCache {
     }
 }
 
-/// An image and perhaps text that were read, ready for more text. Clones share their memory, so many questions can follow one image.
+/// An image and perhaps rows of text behind it that were read, ready for more text. Clones share their memory, so many questions can
+/// follow one image.
 #[derive(Debug, Clone)]
 pub struct Reading {
     cache: KvCache,
+    /// Positions of the image's part, which all rows share.
+    prefix: usize,
+    /// Pads between the image and each row's text; empty before the first text.
+    pads: Vec<usize>,
 }
 
 impl Reading {
-    /// Positions read.
+    /// Positions read, pads included.
     pub fn len(&self) -> usize {
         self.cache.len()
     }
@@ -162,27 +167,47 @@ impl Unif2ace {
         self.check(&batch, 0)?;
         let mut cache = KvCache::new();
         let hidden = self.hidden_cached(batch, CacheUse::Append(&mut cache));
-        Ok((Reading { cache }, hidden.stats))
+        Ok((Reading { cache, prefix: length, pads: Vec::new() }, hidden.stats))
     }
 
-    /// Reads on, many tokens or one, and returns the last one's state after the final norm, `[1, D]`.
+    /// Reads on behind the image, many tokens or one in each of B rows, and returns the last token's state after the final norm, `[B, D]`.
+    /// The first text decides the number of rows, whose lengths may differ (they are padded on the left, and pads are neither seen nor
+    /// counted in the positions); what follows must be as long in every row.
     ///
     /// # Errors
-    /// When there are no ids, or some beyond the vocabulary.
-    pub fn read_text(&self, reading: &mut Reading, ids: &[u32]) -> Result<(Tensor<2>, MoeStats)> {
-        let ids_BL = self.ids_tensor("read text", &[ids])?;
+    /// When a row is empty, holds ids beyond the vocabulary, or rows don't fit those read before; nothing was read then.
+    pub fn read_text(&self, reading: &mut Reading, rows: &[&[u32]]) -> Result<(Tensor<2>, MoeStats)> {
+        const OPERATION: &str = "read text";
+        let longest = rows.iter().map(|row| row.len()).max().unwrap_or(0);
+        if rows.iter().any(|row| row.is_empty()) {
+            return input(OPERATION, "at least one token in every row", 0, "leave out rows without text");
+        }
+        let pads: Vec<usize> = match reading.pads.as_slice() {
+            [] => rows.iter().map(|row| longest - row.len()).collect(),
+            pads if pads.len() == rows.len() => pads.to_vec(),
+            pads => return input(OPERATION, format!("{} rows", pads.len()), rows.len(), "continue all rows together"),
+        };
+        let pad = self.config.special_ids().pad;
+        let padded: Vec<Vec<u32>> = match reading.pads.is_empty() {
+            true => rows.iter().map(|row| [vec![pad; longest - row.len()], row.to_vec()].concat()).collect(),
+            false => rows.iter().map(|row| row.to_vec()).collect(),
+        };
+        let ids_BL = self.ids_tensor(OPERATION, &padded.iter().map(Vec::as_slice).collect::<Vec<_>>())?;
         let first = reading.cache.len();
+        let position = |place: usize, pad: usize| place.saturating_sub(pad).max(reading.prefix) as u32;
         let batch = Batch {
-            mask_BLS: Mask::causal(ids.len(), first + ids.len()).tensor(&ids_BL.device()),
+            mask_BLS: Mask::behind(reading.prefix, &pads, first, longest).tensor(&ids_BL.device()),
             input: Input::Ids(ids_BL),
-            positions: Positions::From(first),
+            positions: Positions::Rows(
+                pads.iter().map(|&pad| (first..first + longest).map(|place| position(place, pad)).collect()).collect(),
+            ),
             task: Task::Mmu,
             image_start: None,
             features: Features::default(),
         };
         let hidden = self.hidden_cached(batch, CacheUse::Append(&mut reading.cache));
-        let last_1D = hidden.x_BLD.narrow(1, ids.len() - 1, 1).squeeze_dim(1);
-        Ok((last_1D, hidden.stats))
+        reading.pads = pads;
+        Ok((hidden.x_BLD.narrow(1, longest - 1, 1).squeeze_dim(1), hidden.stats))
     }
 
     /// Whether the shapes of a pass over new positions after `cached` ones fit together and the network.

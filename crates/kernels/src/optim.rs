@@ -81,6 +81,46 @@ mod tests {
     use super::*;
 
     #[test]
+    fn every_level_and_length_equals_the_plain_loop() {
+        let hp = AdamW {
+            lr: 0.03,
+            beta1: 0.9,
+            beta2: 0.98,
+            eps: 1e-6,
+            weight_decay: 0.1,
+            bias_correction1: 0.19,
+            bias_correction2: 0.0396,
+        };
+        let wave = |length: usize, step: f32| -> Vec<f32> { (0..length).map(|i| (i as f32 * step).sin()).collect() };
+        crate::cpu::at_every_level(|level| {
+            for length in [1, 7, 17, 100, CHUNK + 5] {
+                let (mut p, mut m, grad) = (wave(length, 0.7), wave(length, 0.3), wave(length, 1.3));
+                let mut v: Vec<f32> = wave(length, 0.9).into_iter().map(|x| x * x).collect();
+                let mut average = wave(length, 0.2);
+                let (mut expected_average, mut expected) = (average.clone(), (p.clone(), m.clone(), v.clone()));
+                for i in 0..length {
+                    let (p, m, v) = (&mut expected.0[i], &mut expected.1[i], &mut expected.2[i]);
+                    *m = hp.beta1 * *m + (1.0 - hp.beta1) * grad[i];
+                    *v = hp.beta2 * *v + (1.0 - hp.beta2) * grad[i] * grad[i];
+                    *p -= hp.lr * hp.weight_decay * *p;
+                    *p -= hp.lr * (*m / hp.bias_correction1) / ((*v / hp.bias_correction2).sqrt() + hp.eps);
+                    expected_average[i] += 0.25 * (grad[i] - expected_average[i]);
+                }
+                adamw(&mut p, &grad, &mut m, &mut v, &hp);
+                moving_average(&mut average, &grad, 0.25);
+                let found = [(p, expected.0), (m, expected.1), (v, expected.2), (average, expected_average)];
+                for (found, expected) in found {
+                    for (f, e) in found.iter().zip(&expected) {
+                        assert!((f - e).abs() <= 1e-5 * e.abs().max(1.0), "{level:?} {length}: {f} for {e}");
+                    }
+                }
+                let squares: f64 = grad.iter().map(|&g| f64::from(g) * f64::from(g)).sum();
+                assert!((sum_of_squares(&grad) - squares).abs() <= 1e-5 * squares, "{level:?} {length}");
+            }
+        });
+    }
+
+    #[test]
     fn one_update_by_hand() {
         let hp = AdamW {
             lr: 0.1,

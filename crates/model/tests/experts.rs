@@ -112,6 +112,22 @@ fn routing_gates_and_balance_follow_a_case_computed_by_hand() {
 }
 
 /// A sequence level whose router prefers experts in the given order.
+#[test]
+fn pads_count_neither_in_the_balance_nor_in_the_use() {
+    let device = Device::flex();
+    let moe = randomised(TokenMoe::new(&with_experts(8, 4), &device), 1.0);
+    let x_RD: Tensor<2> = noise("x", [9, 32], &device);
+    let alone = moe.t2i.forward(x_RD.clone());
+    let pads = noise::<2>("pad", [1, 32], &device).repeat_dim(0, 5);
+    let real = [vec![false; 5], vec![true; 9]].concat();
+    let padded = moe.t2i.forward_counting(Tensor::cat(vec![pads, x_RD], 0), Some(&real));
+    assert_eq!(padded.counts, alone.counts);
+    assert_close(&values(padded.balance_loss), &values(alone.balance_loss), 1e-6, "balance");
+    assert_close(&values(padded.y_RD.narrow(0, 5, 9)), &values(alone.y_RD), 1e-6, "output");
+    let none = moe.t2i.forward_counting(noise("x", [2, 32], &device), Some(&[false, false]));
+    assert_eq!((values(none.balance_loss), none.counts), (vec![0.0], vec![0; 8]));
+}
+
 fn preferring(task: Task, order: [usize; 4]) -> SequenceMoe {
     let moe = randomised(SequenceMoe::new(&tiny(MoeLevel::Sequence), &Device::flex()), 0.05);
     let prefix = if task == Task::T2i { "t2i.router.bias" } else { "mmu.router.bias" };
@@ -350,10 +366,11 @@ fn routing_is_counted_for_every_block() {
     let model = random_tiny(MoeLevel::Both, &Device::flex());
     for task in [Task::T2i, Task::Mmu] {
         let stats = run(&model, task, &[1, 2, 3], features(model.config(), 3, &Device::flex())).stats;
-        let length = row(model.config(), task, 0).0.len() as u32;
+        let pad = model.config().special_ids().pad;
+        let num_real = row(model.config(), task, 0).0.into_iter().filter(|&id| id != pad).count() as u32;
         assert_eq!(
             stats.token_use.iter().map(|block| (block.len(), block.iter().sum())).collect::<Vec<_>>(),
-            [(8, 3 * length * 4); 2]
+            [(8, 3 * num_real * 4); 2]
         );
         assert_eq!(stats.sequence_use.iter().map(|block| (block.len(), block.iter().sum())).collect::<Vec<_>>(), [(4, 6); 2]);
     }

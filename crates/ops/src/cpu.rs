@@ -46,14 +46,11 @@ pub trait CpuOps: Backend {
     fn f2_cross_entropy(logits: FloatTensor<Self>, targets: IntTensor<Self>) -> FloatTensor<Self>;
 }
 
-/// Contiguous values of a tensor, without a copy where it is contiguous already.
+/// Contiguous values of a tensor as f32, without a copy where they are that already.
 pub(crate) fn values(tensor: &FlexTensor) -> Cow<'_, [f32]> {
     match tensor.as_slice::<f32>() {
         Some(values) => Cow::Borrowed(values),
-        None => {
-            let copy = tensor.to_contiguous();
-            Cow::Owned(copy.as_slice::<f32>().map(<[f32]>::to_vec).unwrap_or_default())
-        }
+        None => Cow::Owned(tensor.clone().into_data().iter::<f32>().collect()),
     }
 }
 
@@ -70,12 +67,7 @@ pub(crate) fn dims<const D: usize>(tensor: &FlexTensor) -> [usize; D] {
 }
 
 pub(crate) fn targets(tensor: &FlexTensor) -> Vec<i64> {
-    let tensor = tensor.to_contiguous();
-    match tensor.dtype() {
-        DType::I32 => tensor.as_slice::<i32>().map(|v| v.iter().map(|&v| i64::from(v)).collect()),
-        _ => tensor.as_slice::<i64>().map(<[i64]>::to_vec),
-    }
-    .unwrap_or_default()
+    tensor.clone().into_data().iter::<i64>().collect()
 }
 
 fn linear_shape(x: &FlexTensor, weight: &FlexTensor) -> LinearShape {

@@ -55,18 +55,38 @@ impl TokenExperts {
 
     /// `y = Σ_{i in top K} p_i E_i(x)`, not renormalised (DeepSeekMoE's form). The router runs in f32.
     pub fn forward(&self, x_RD: Tensor<2>) -> Routed {
+        self.forward_counting(x_RD, None)
+    }
+
+    /// As [`TokenExperts::forward`], where only the rows that are `real` count in the balance loss and the statistics: pads are one
+    /// repeated vector, which would outweigh the text. With no real row the balance loss is 0.
+    pub fn forward_counting(&self, x_RD: Tensor<2>, real: Option<&[bool]>) -> Routed {
         let rows = x_RD.dims()[0];
         let k = self.num_experts_per_tok;
         let probs_RE = softmax(self.router.forward_f32(x_RD.clone()), 1);
         let experts = probs_RE.dims()[1];
-        let (indices, counts) = top_k(&probs_RE, k);
+        let (indices, mut counts) = top_k(&probs_RE, k);
+        let num_real = real.map_or(rows, |real| real.iter().filter(|&&real| real).count());
+        if let Some(real) = real {
+            for (slots, _) in indices.chunks_exact(k).zip(real).filter(|(_, real)| !**real) {
+                slots.iter().for_each(|&expert| counts[expert as usize] -= 1);
+            }
+        }
         let index_RK = Tensor::<2, Int>::from_data(TensorData::new(indices, [rows, k]), &x_RD.device().without_autodiff());
         let gates_RK = probs_RE.clone().gather(1, index_RK.clone());
         // f is scaled by N / K, so that even routing gives 1.
-        let scale = experts as f32 / (k * rows.max(1)) as f32;
+        let scale = experts as f32 / (k * num_real.max(1)) as f32;
         let f: Vec<f32> = counts.iter().map(|&count| count as f32 * scale).collect();
         let f_E = Tensor::<1>::from_data(TensorData::new(f, [experts]), &x_RD.device().without_autodiff());
-        let mean_E: Tensor<1> = probs_RE.mean_dim(0).squeeze_dim(0);
+        let mean_E: Tensor<1> = match real {
+            None => probs_RE.mean_dim(0),
+            Some(real) => {
+                let weights: Vec<f32> = real.iter().map(|&real| if real { 1.0 / num_real as f32 } else { 0.0 }).collect();
+                let weights_R1 = Tensor::<2>::from_data(TensorData::new(weights, [rows, 1]), &x_RD.device().without_autodiff());
+                (probs_RE * weights_R1).sum_dim(0)
+            }
+        }
+        .squeeze_dim(0);
         let balance_loss = (mean_E * f_E).sum();
         let y_RD = moe_mlp(
             x_RD,

@@ -73,6 +73,7 @@ impl Block {
         x_BLD: Tensor<3>,
         rotary: &Rotary,
         mask_BLS: &Tensor<3>,
+        real: Option<&[bool]>,
         task: Task,
         image: Option<&ImageSpan<'_>>,
         cache: LayerCacheUse<'_>,
@@ -83,7 +84,7 @@ impl Block {
         let attended = self.self_attn.forward(h_BLD.clone(), rotary, mask_BLS, cache);
         let mut x_BLD = attended + self.mlp.forward(h_BLD.clone()) + x_BLD;
         if let Some(moe) = &self.moe {
-            let routed = moe.group(task).forward(h_BLD.reshape([batch * length, width]));
+            let routed = moe.group(task).forward_counting(h_BLD.reshape([batch * length, width]), real);
             x_BLD = x_BLD + routed.y_RD.reshape([batch, length, width]);
             stats.balance_loss = Some(match stats.balance_loss.take() {
                 Some(sum) => sum + routed.balance_loss,

@@ -217,8 +217,13 @@ impl Unif2ace {
 
     /// As [`Unif2ace::hidden_cached`]; `observe(i, x)` sees the input `[B, L, D]` of block i.
     pub fn hidden_observed(&self, batch: Batch, mut cache: CacheUse<'_>, observe: &mut dyn FnMut(usize, &Tensor<3>)) -> Hidden {
+        let mut real = None;
         let mut x_BLD = match batch.input {
-            Input::Ids(ids_BL) => self.embed(ids_BL),
+            Input::Ids(ids_BL) => {
+                let pad = i64::from(self.config.special_ids().pad);
+                real = Some(ids_BL.clone().into_data().iter::<i64>().map(|id| id != pad).collect::<Vec<bool>>());
+                self.embed(ids_BL)
+            }
             Input::Embeddings(x_BLD) => x_BLD,
         };
         let resampled = match (batch.features, batch.image_start) {
@@ -245,7 +250,8 @@ impl Unif2ace {
                     cache.layers.get(index).map_or(attention::LayerCacheUse::None, attention::LayerCacheUse::Read)
                 }
             };
-            x_BLD = layer.forward(x_BLD, &rotary, &batch.mask_BLS, batch.task, image.as_ref(), layer_cache, &mut stats);
+            let real = real.as_deref();
+            x_BLD = layer.forward(x_BLD, &rotary, &batch.mask_BLS, real, batch.task, image.as_ref(), layer_cache, &mut stats);
         }
         Hidden { x_BLD: self.showo.model.final_layernorm.forward(x_BLD), stats }
     }

@@ -163,6 +163,13 @@ fn inspect_shows_sizes_tensors_and_experts() {
 }
 
 #[test]
+fn the_shipped_weights_stay_small() {
+    let files = fs::read_dir(root().join("models/mini")).unwrap().map(|entry| entry.unwrap());
+    let bytes: u64 = files.map(|file| file.metadata().unwrap().len()).sum();
+    assert!(bytes <= 48_000_000, "models/mini has {bytes} bytes");
+}
+
+#[test]
 fn help_and_doctor_work() {
     for command in ["generate", "edit", "extend", "ask", "caption", "score", "inspect", "train", "eval", "import", "doctor"] {
         assert!(run(&[command, "--help"]).status.success(), "{command} --help");

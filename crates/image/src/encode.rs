@@ -4,7 +4,7 @@ use std::path::Path;
 use png::{BitDepth, ColorType, Compression, Encoder};
 use unif2ace_io::write_atomic;
 
-use crate::{GrayImage, ImageError, Raster, Result, RgbImage};
+use crate::{ImageError, Result, RgbImage};
 
 /// Longest text kept in one entry, in bytes.
 const MAX_TEXT_BYTES: usize = 16 << 10;
@@ -78,24 +78,12 @@ fn clean_text(text: &str) -> String {
 /// # Errors
 /// When the encoder refuses, which a valid picture doesn't make it do.
 pub fn encode_png(image: &RgbImage, provenance: Option<&Provenance>) -> Result<Vec<u8>> {
-    encode(image, ColorType::Rgb, provenance)
-}
-
-/// PNG bytes of one grey channel, for masks.
-///
-/// # Errors
-/// As [`encode_png`].
-pub fn encode_png_gray(image: &GrayImage) -> Result<Vec<u8>> {
-    encode(image, ColorType::Grayscale, None)
-}
-
-fn encode<const C: usize>(image: &Raster<C>, colour: ColorType, provenance: Option<&Provenance>) -> Result<Vec<u8>> {
     let fail = |reason: String| ImageError::Encode { format: "PNG", reason };
     let side = |size: usize| u32::try_from(size).map_err(|error| fail(error.to_string()));
     let png = |error: png::EncodingError| fail(error.to_string());
     let mut bytes = Vec::new();
     let mut encoder = Encoder::new(&mut bytes, side(image.width())?, side(image.height())?);
-    encoder.set_color(colour);
+    encoder.set_color(ColorType::Rgb);
     encoder.set_depth(BitDepth::Eight);
     encoder.set_compression(Compression::Balanced);
     for (keyword, text) in provenance.map(Provenance::entries).unwrap_or_default() {

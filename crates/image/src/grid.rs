@@ -1,4 +1,4 @@
-use crate::{ImageError, Result, RgbImage, TokenMask};
+use crate::{ImageError, Result, RgbImage};
 
 /// Largest contact sheet.
 const MAX_SHEET_PIXELS: usize = 1 << 26;
@@ -31,31 +31,4 @@ pub fn contact_sheet(images: &[RgbImage], columns: usize, gap: usize, background
         sheet.paste(image, index % columns * (cell_width + gap), index / columns * (cell_height + gap));
     }
     Ok(sheet)
-}
-
-/// The picture with repainted tokens tinted by half of `colour`: shows what a mask covers.
-///
-/// # Errors
-/// When the picture has fewer pixels a side than the mask has tokens.
-pub fn tint_mask(image: &RgbImage, mask: &TokenMask, colour: [u8; 3]) -> Result<RgbImage> {
-    let (width, height) = (image.width(), image.height());
-    if mask.side == 0 || width < mask.side || height < mask.side {
-        return Err(ImageError::WrongSize {
-            operation: "tint a mask",
-            expected: format!("at least {0}x{0} pixels", mask.side),
-            width,
-            height,
-            hint: "use the picture that the mask belongs to",
-        });
-    }
-    let mut data = image.data().to_vec();
-    for (index, pixel) in data.chunks_exact_mut(3).enumerate() {
-        let (x, y) = (index % width, index / width);
-        if mask.repaint[y * mask.side / height * mask.side + x * mask.side / width] {
-            for (value, tint) in pixel.iter_mut().zip(colour) {
-                *value = ((u16::from(*value) + u16::from(tint)) / 2) as u8;
-            }
-        }
-    }
-    RgbImage::new(width, height, data)
 }

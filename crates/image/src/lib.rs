@@ -17,9 +17,9 @@ mod resize;
 
 pub use animate::{encode_gif, save_gif};
 pub use decode::{DecodeLimits, decode_gray, decode_rgb, load_gray, load_rgb};
-pub use encode::{Provenance, encode_png, encode_png_gray, read_png_text, save_png};
+pub use encode::{Provenance, encode_png, read_png_text, save_png};
 pub use error::{ImageError, Result};
-pub use grid::{contact_sheet, tint_mask};
+pub use grid::contact_sheet;
 pub use mask::{TokenMask, inpainting_mask};
 pub use preprocess::{
     CLIP_MEAN, CLIP_STD, Pixels, centre_crop, normalise, postprocess, preprocess, preprocess_clip, resize_short_side,

@@ -120,14 +120,6 @@ impl RgbImage {
     }
 }
 
-impl GrayImage {
-    /// The same value in all three channels.
-    pub fn to_rgb(&self) -> RgbImage {
-        let data = self.data.iter().flat_map(|&value| [value; 3]).collect();
-        RgbImage { width: self.width, height: self.height, data }
-    }
-}
-
 impl<const C: usize> std::fmt::Debug for Raster<C> {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(formatter, "Raster({}x{}x{C})", self.width, self.height)

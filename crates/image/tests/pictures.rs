@@ -103,16 +103,6 @@ fn regions_have_names_and_scale_with_the_grid() {
 }
 
 #[test]
-fn tinting_marks_masked_pixels_only() {
-    let picture = RgbImage::filled(16, 16, [100; 3]).unwrap();
-    let mask = TokenMask::new(2, vec![true, false, false, false]).unwrap();
-    let tinted = tint_mask(&picture, &mask, [200, 0, 0]).unwrap();
-    assert_eq!(tinted.pixel(7, 7), Some([150, 50, 50]));
-    assert_eq!(tinted.pixel(8, 7), Some([100; 3]));
-    assert!(tint_mask(&noise(1, 1, 1), &mask, [0; 3]).is_err());
-}
-
-#[test]
 fn wrong_sizes_are_errors() {
     assert!(RgbImage::new(0, 4, vec![]).is_err());
     assert!(RgbImage::new(2, 2, vec![0; 11]).is_err());

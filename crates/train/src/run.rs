@@ -178,11 +178,7 @@ fn labelled(recipe: &Recipe, split: &str, limit: usize, side: usize) -> Result<t
     })
 }
 
-/// Samples of a split; those that can't be read are named in the log.
+/// Samples of a split; the reader names those that can't be read in the log.
 pub(crate) fn samples(folder: &Path, split: &str, limit: usize) -> Result<Vec<Sample>> {
-    let report = load_split(folder, split, limit).map_err(data)?;
-    for (key, reason) in &report.skipped {
-        tracing::warn!("sample {key} skipped: {reason}");
-    }
-    Ok(report.samples)
+    Ok(load_split(folder, split, limit).map_err(data)?.samples)
 }

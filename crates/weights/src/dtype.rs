@@ -76,7 +76,7 @@ impl DType {
         }
     }
 
-    /// Whether [`decode_f32`] can read it.
+    /// Whether `load_f32` can read it.
     pub const fn is_float(self) -> bool {
         matches!(self, Self::F64 | Self::F32 | Self::F16 | Self::Bf16)
     }

@@ -185,7 +185,7 @@ impl Prompter<'_> {
         self.text(&format!("USER: {question} ASSISTANT:"))
     }
 
-    /// [`SYSTEM_PROMPT`] in ids.
+    /// The system prompt of the CLIP variant in ids.
     ///
     /// # Errors
     /// When the tokenizer does not belong to the model.

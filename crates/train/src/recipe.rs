@@ -244,8 +244,16 @@ pub struct UnifiedRecipe {
     pub balance_coeffs: [f64; 2],
     /// Part of the captions and questions that are own paraphrases.
     pub paraphrase_fraction: f64,
-    /// Questions packed into one row, beside one request for a caption.
+    /// Questions packed into one row.
     pub questions_per_row: usize,
+    /// Part of the understanding rows that also hold a request for a caption. Most of a caption's loss is the order in which it tells
+    /// things, so answers are learnt sooner with fewer captions.
+    #[serde(default = "default_caption_fraction")]
+    pub caption_fraction: f64,
+}
+
+fn default_caption_fraction() -> f64 {
+    1.0
 }
 
 fn default_log_every() -> u64 {

@@ -20,6 +20,7 @@ const OWN: u32 = 0;
 const CAPTION: u32 = 1;
 const REQUEST: u32 = 2;
 const SEED: u32 = 3;
+const CAPTIONED: u32 = 4;
 
 /// The texts of one picture.
 pub struct Texts<'a> {
@@ -53,9 +54,9 @@ impl Texts<'_> {
         self.caption()
     }
 
-    /// `num_questions` questions (the set's own and, half as often as prompts, questions in other words) and a request for a caption, each
-    /// with its answer.
-    pub fn turns(&self, num_questions: usize) -> Vec<(String, String)> {
+    /// `num_questions` questions (the set's own and, half as often as prompts, questions in other words; fewer where the set has no more)
+    /// and, in `caption_fraction` of the draws, a request for a caption at the end, each with its answer; and whether the caption is there.
+    pub fn turns(&self, num_questions: usize, caption_fraction: f64) -> (Vec<(String, String)>, bool) {
         let num_own = (0..num_questions as u32)
             .filter(|&slot| self.key.uniform_f64(Stream::Text, OWN, 1 + slot) < 0.5 * self.paraphrase_fraction)
             .count();
@@ -65,8 +66,11 @@ impl Texts<'_> {
         let missing = num_questions.saturating_sub(items.len());
         items.extend(order.into_iter().take(missing).map(|index| self.record.vqa[index].clone()));
         let mut turns: Vec<(String, String)> = items.into_iter().map(|item| (item.question, item.answer)).collect();
-        let request = CAPTION_REQUESTS[self.draw(REQUEST, CAPTION_REQUESTS.len())];
-        turns.push((request.to_owned(), self.caption()));
-        turns
+        let captioned = self.key.uniform_f64(Stream::Text, CAPTIONED, 0) < caption_fraction;
+        if captioned {
+            let request = CAPTION_REQUESTS[self.draw(REQUEST, CAPTION_REQUESTS.len())];
+            turns.push((request.to_owned(), self.caption()));
+        }
+        (turns, captioned)
     }
 }

@@ -186,11 +186,12 @@ impl UnifiedObjective {
         let ids = self.config().special_ids();
         let encode = |text: &str| self.encode(text);
         let prompter = Prompter::new(self.config(), &encode).map_err(data)?;
-        let mut packed_rows = Vec::new();
+        let (mut packed_rows, mut captioned_rows) = (Vec::new(), Vec::new());
         for (row, &index) in indices.iter().enumerate() {
             let row_key = Key::new(key.seed, row as u64).at_step(key.step);
             let texts = Texts { record: &set.records[index], key: row_key, paraphrase_fraction: self.recipe.paraphrase_fraction };
-            let turns = texts.turns(self.recipe.questions_per_row);
+            let (turns, captioned) = texts.turns(self.recipe.questions_per_row, self.recipe.caption_fraction);
+            captioned_rows.push(captioned);
             let turns: Vec<(&str, &str)> = turns.iter().map(|(question, answer)| (question.as_str(), answer.as_str())).collect();
             packed_rows.push(prompter.mmu_packed(&image_ids(&ids, set.features.codes_of(index)), &turns).map_err(data)?);
         }
@@ -198,12 +199,14 @@ impl UnifiedObjective {
         let prefix = packed_rows.first().map_or(0, |row| row.prefix);
         let blocks: Vec<Vec<usize>> = packed_rows.iter().map(|row| row.blocks.clone()).collect();
         let (mask, positions) = packed(prefix, &blocks, length).map_err(data)?;
-        let (mut rows, mut places, mut targets) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut rows, mut places, mut targets, mut of_answers) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for (row, packed) in packed_rows.iter().enumerate() {
+            let caption_start = packed.ids.len() - if captioned_rows[row] { packed.blocks.last().map_or(0, |&block| block) } else { 0 };
             for (place, &label) in packed.labels.iter().enumerate().skip(1) {
                 if label >= 0 {
                     places.push((row * length + place - 1) as i64);
                     targets.push(label);
+                    of_answers.push(place < caption_start);
                 }
             }
             rows.extend(&packed.ids);
@@ -225,9 +228,15 @@ impl UnifiedObjective {
         let logits_RV = model.text_logits(Self::pick(hidden.x_BLD, &places));
         let num_targets = targets.len();
         let targets_R = Tensor::<1, Int>::from_data(TensorData::new(targets, [num_targets]), &device.clone().inner());
-        let total = unif2ace_ops::cross_entropy(logits_RV, targets_R).mean();
+        let losses_R = unif2ace_ops::cross_entropy(logits_RV, targets_R);
+        let answers: Vec<f64> =
+            tensor_values(losses_R.clone()).iter().zip(&of_answers).filter(|(_, of)| **of).map(|(&loss, _)| f64::from(loss)).collect();
+        let total = losses_R.mean();
         Ok(TaskLoss {
-            parts: vec![("mmu", number(total.clone()))],
+            parts: vec![
+                ("mmu", number(total.clone())),
+                ("mmu_answers", answers.iter().sum::<f64>() / answers.len().max(1) as f64),
+            ],
             total,
             balance: hidden.stats.balance_loss,
             num_tokens: rows.len(),

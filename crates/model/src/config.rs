@@ -62,9 +62,9 @@ pub struct MoeConfig {
     pub sequence_scale_init: f64,
     /// Width of the CLIP patch features.
     pub clip_dim: usize,
-    /// Width of the face embedding.
+    /// Width of the face feature.
     pub face_dim: usize,
-    /// Tokens that the face embedding and the noise embedding are spread over before the resampler.
+    /// Tokens that the face feature and the noise embedding are spread over before the resampler.
     pub num_feature_tokens: usize,
     /// Width of these tokens.
     pub feature_token_dim: usize,

@@ -56,6 +56,26 @@ fn shapes_and_names() {
 }
 
 #[test]
+fn the_feature_holds_the_probabilities_of_each_attribute() {
+    let device = Device::flex();
+    let net = FaceNet::new(&tiny(Stem::Patch, Pooling::Mean), &device).expect("net");
+    let pixels = noise("pixels", [2, 32, 32, 3], &device);
+    let feature = values(net.attributes(pixels.clone()).expect("shape"));
+    let logits: Vec<Vec<f32>> = net.forward(pixels).expect("shape").logits.into_iter().map(values).collect();
+    for row in 0..2 {
+        let mut start = row * 9;
+        for (head, num) in [4, 2, 3].into_iter().enumerate() {
+            let exps: Vec<f32> = logits[head][row * num..][..num].iter().map(|logit| logit.exp()).collect();
+            let sum: f32 = exps.iter().sum();
+            for (found, exp) in feature[start..][..num].iter().zip(&exps) {
+                assert!((found - 4.0 * exp / sum).abs() < 1e-5, "head {head}: {found} against {}", 4.0 * exp / sum);
+            }
+            start += num;
+        }
+    }
+}
+
+#[test]
 fn logits_are_slices_of_one_classifier() {
     let device = Device::flex();
     let net = FaceNet::new(&tiny(Stem::Conv, Pooling::Mean), &device).expect("net");

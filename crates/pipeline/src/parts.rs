@@ -54,7 +54,7 @@ impl Parts {
             ));
         }
         let clip = self.clip.as_ref().map(|clip| clip.config().vision_config.hidden_size);
-        let face = self.face.as_ref().map(|face| face.config().embedding_size);
+        let face = self.face.as_ref().map(|face| face.config().num_classes());
         let moe = &config.moe;
         for (network, found, key, expected) in
             [("CLIP", clip, "moe.clip_dim", moe.clip_dim), ("face", face, "moe.face_dim", moe.face_dim)]

@@ -55,7 +55,7 @@ pub struct Pipeline {
     pub unified: Unif2ace,
     /// Pictures to codes and back.
     pub vq: Vq,
-    /// The face expert: attributes and embedding. Without it that expert is a copy.
+    /// The face expert's network. Without it that expert is a copy.
     pub face: Option<FaceNet>,
     /// The CLIP expert's encoder. Without it that expert is a copy.
     pub clip: Option<Clip>,
@@ -150,7 +150,7 @@ impl Pipeline {
         };
         let face_BF = match &self.face {
             None => None,
-            Some(face) => Some(face.embed(normalised_BHWC)?),
+            Some(face) => Some(face.attributes(normalised_BHWC)?),
         };
         Ok(ExpertFeatures { noise_level: None, clip_BPC, face_BF })
     }

@@ -1,4 +1,4 @@
-//! What the frozen parts say about every picture, computed once: image codes, CLIP patch features, face embeddings.
+//! What the frozen parts say about every picture, computed once: image codes, CLIP patch features, face attributes.
 
 use std::path::Path;
 
@@ -28,7 +28,7 @@ pub struct Features {
     pub num_codes: usize,
     /// Positions and width of the CLIP features.
     pub clip_shape: [usize; 2],
-    /// Width of the face embedding.
+    /// Width of the face feature.
     pub face_dim: usize,
 }
 
@@ -62,9 +62,9 @@ impl Features {
                 features.clip.extend(patches_BPC.into_data().iter::<f32>().map(bf16::from_f32));
             }
             if let Some(face) = &parts.face {
-                let embedding_BF = face.embed(normalised_BHWC).map_err(data)?;
-                features.face_dim = embedding_BF.dims()[1];
-                features.face.extend(embedding_BF.into_data().iter::<f32>());
+                let attributes_BF = face.attributes(normalised_BHWC).map_err(data)?;
+                features.face_dim = attributes_BF.dims()[1];
+                features.face.extend(attributes_BF.into_data().iter::<f32>());
             }
             progress(start + indices.len(), count);
         }
@@ -87,7 +87,7 @@ impl Features {
         Some(Tensor::from_data(TensorData::new(values, [indices.len(), positions, width]), device))
     }
 
-    /// Face embeddings of some pictures, `[B, F]`.
+    /// Face features of some pictures, `[B, F]`.
     pub fn face_of(&self, indices: &[usize], device: &Device) -> Option<Tensor<2>> {
         if self.face.is_empty() {
             return None;

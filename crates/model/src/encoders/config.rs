@@ -304,7 +304,7 @@ pub struct FaceHead {
 pub struct FaceConfig {
     /// The picture tower.
     pub vision_config: ClipVisionConfig,
-    /// Width of the embedding that the face expert takes in.
+    /// Width of the embedding that the classifiers read.
     pub embedding_size: usize,
     /// What is pooled.
     pub pooling: Pooling,

@@ -20,7 +20,7 @@ pub struct ExpertFeatures {
     pub noise_level: Option<Vec<f32>>,
     /// CLIP patch features, `[B, P, C]`.
     pub clip_BPC: Option<Tensor<3>>,
-    /// Face embeddings, `[B, F]`.
+    /// Face features (the face network's attributes or an identity embedding), `[B, F]`.
     pub face_BF: Option<Tensor<2>>,
 }
 
@@ -31,7 +31,7 @@ pub struct Resampled {
     pub noise: Option<Tensor<3>>,
     /// Of the CLIP features.
     pub clip: Option<Tensor<3>>,
-    /// Of the face embedding.
+    /// Of the face feature.
     pub face: Option<Tensor<3>>,
 }
 
@@ -98,9 +98,9 @@ pub struct FeatureResamplers {
     pub noise: Resampler,
     /// Of CLIP patch features.
     pub clip: Resampler,
-    /// One embedding to several positions.
+    /// One feature to several positions.
     pub face_tokens: Linear,
-    /// Of the face embedding.
+    /// Of the face feature.
     pub face: Resampler,
     #[module(skip)]
     num_feature_tokens: usize,

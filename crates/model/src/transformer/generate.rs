@@ -271,7 +271,7 @@ impl Unif2ace {
                 {
                     return input(
                         OPERATION,
-                        format!("face embeddings [{rows}, {}]", self.config.moe.face_dim),
+                        format!("face features [{rows}, {}]", self.config.moe.face_dim),
                         format!("{dims:?}"),
                         HINT,
                     );

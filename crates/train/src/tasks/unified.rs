@@ -201,7 +201,8 @@ impl UnifiedObjective {
         let (mask, positions) = packed(prefix, &blocks, length).map_err(data)?;
         let (mut rows, mut places, mut targets, mut of_answers) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for (row, packed) in packed_rows.iter().enumerate() {
-            let caption_start = packed.ids.len() - if captioned_rows[row] { packed.blocks.last().map_or(0, |&block| block) } else { 0 };
+            let caption_start =
+                packed.ids.len() - if captioned_rows[row] { packed.blocks.last().map_or(0, |&block| block) } else { 0 };
             for (place, &label) in packed.labels.iter().enumerate().skip(1) {
                 if label >= 0 {
                     places.push((row * length + place - 1) as i64);
@@ -229,8 +230,12 @@ impl UnifiedObjective {
         let num_targets = targets.len();
         let targets_R = Tensor::<1, Int>::from_data(TensorData::new(targets, [num_targets]), &device.clone().inner());
         let losses_R = unif2ace_ops::cross_entropy(logits_RV, targets_R);
-        let answers: Vec<f64> =
-            tensor_values(losses_R.clone()).iter().zip(&of_answers).filter(|(_, of)| **of).map(|(&loss, _)| f64::from(loss)).collect();
+        let answers: Vec<f64> = tensor_values(losses_R.clone())
+            .iter()
+            .zip(&of_answers)
+            .filter(|(_, of)| **of)
+            .map(|(&loss, _)| f64::from(loss))
+            .collect();
         let total = losses_R.mean();
         Ok(TaskLoss {
             parts: vec![

@@ -115,6 +115,18 @@ fn metric(folder: &Path, part: &str, name: &str) -> Vec<f64> {
 }
 
 #[test]
+fn every_shipped_recipe_reads_and_trains_the_shipped_sizes() {
+    let mut unified = Vec::new();
+    for entry in fs::read_dir(root().join("recipes/mini")).unwrap() {
+        let recipe = Recipe::read(&entry.unwrap().path()).unwrap();
+        unified.extend(recipe.unified.map(|unified| unified.config));
+    }
+    assert!(unified.len() > 1);
+    // The stages of the transformer continue each other, so they must be of one size.
+    assert!(unified.windows(2).all(|pair| pair[0] == pair[1]));
+}
+
+#[test]
 fn every_part_trains_and_together_they_are_a_model() {
     let _alone = ALONE.lock();
     let folder = tempfile::tempdir().unwrap();

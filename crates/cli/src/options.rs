@@ -50,9 +50,9 @@ impl ModelArgs {
     }
 }
 
-/// How pictures are made.
+/// How codes are drawn.
 #[derive(Debug, Args)]
-pub struct SamplingArgs {
+pub struct DenoisingArgs {
     /// Seed; the same seed gives the same bytes.
     #[arg(long, default_value_t = 0, help_heading = "Sampling")]
     pub seed: u64,
@@ -65,12 +65,22 @@ pub struct SamplingArgs {
     /// Randomness: of the order in which tokens are kept (maskgit), or of the tokens (euler, tweedie).
     #[arg(long, default_value_t = 1.0, allow_negative_numbers = true, help_heading = "Sampling")]
     pub temperature: f32,
-    /// Pictures to make, each with random numbers of its own.
-    #[arg(long, default_value_t = 1, help_heading = "Sampling")]
-    pub num_images: usize,
+    /// Draw each image token from so many of the most probable ones only.
+    #[arg(long, value_name = "K", help_heading = "Sampling")]
+    pub top_k: Option<usize>,
     /// maskgit, euler or tweedie.
     #[arg(long, default_value = "maskgit", help_heading = "Sampling")]
     pub sampler: Sampler,
+}
+
+/// How pictures are made.
+#[derive(Debug, Args)]
+pub struct SamplingArgs {
+    #[command(flatten)]
+    pub denoising: DenoisingArgs,
+    /// Pictures to make, each with random numbers of its own.
+    #[arg(long, default_value_t = 1, help_heading = "Sampling")]
+    pub num_images: usize,
     /// Write the picture after each step here, with an animation of all steps.
     #[arg(long, value_name = "DIR", help_heading = "Output")]
     pub save_steps: Option<PathBuf>,
@@ -82,24 +92,31 @@ pub struct SamplingArgs {
     pub quiet: bool,
 }
 
-impl SamplingArgs {
+impl DenoisingArgs {
     /// As options of the pipeline.
     pub fn options(&self, prompt: &str) -> GenerateOptions {
         GenerateOptions {
             prompt: prompt.to_owned(),
             seed: self.seed,
-            num_images: self.num_images,
             num_inference_steps: self.num_inference_steps,
             guidance_scale: self.guidance_scale,
             temperature: self.temperature,
+            top_k: self.top_k,
             sampler: self.sampler,
-            decode_steps: self.save_steps.is_some(),
+            ..GenerateOptions::default()
         }
+    }
+}
+
+impl SamplingArgs {
+    /// As options of the pipeline.
+    pub fn options(&self, prompt: &str) -> GenerateOptions {
+        GenerateOptions { num_images: self.num_images, decode_steps: self.save_steps.is_some(), ..self.denoising.options(prompt) }
     }
 
     /// A bar over all steps of all pictures; hidden where standard error is no terminal.
     pub fn progress_bar(&self, runs_per_image: usize) -> ProgressBar {
-        progress_bar((self.num_images * runs_per_image * self.num_inference_steps) as u64, "steps", self.quiet)
+        progress_bar((self.num_images * runs_per_image * self.denoising.num_inference_steps) as u64, "steps", self.quiet)
     }
 }
 

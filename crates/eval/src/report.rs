@@ -232,6 +232,7 @@ fn generation(
         "sampler": options.sampler.sampler.to_string(),
         "num_inference_steps": options.sampler.num_steps,
         "guidance_scale": options.guidance_scale,
+        "top_k": options.sampler.top_k,
         "seed": options.seed,
     }))
 }

@@ -23,6 +23,8 @@ pub struct GenerateOptions {
     pub guidance_scale: f32,
     /// MaskGIT: noise on the confidence. Euler and Tweedie: temperature of the codes.
     pub temperature: f32,
+    /// Draws from so many of the most probable codes of a place; all where absent, as the reference.
+    pub top_k: Option<usize>,
     /// Which rule turns logits into codes.
     pub sampler: Sampler,
     /// Decode the picture after every step too (for [`Progress::image`]).
@@ -38,6 +40,7 @@ impl Default for GenerateOptions {
             num_inference_steps: 12,
             guidance_scale: 2.0,
             temperature: 1.0,
+            top_k: None,
             sampler: Sampler::Maskgit,
             decode_steps: false,
         }
@@ -71,10 +74,6 @@ impl GenerateOptions {
     /// # Errors
     /// Names the setting that is out of range.
     pub fn check(&self) -> Result<()> {
-        self.sampler_config().map(drop)
-    }
-
-    fn sampler_config(&self) -> Result<SamplerConfig> {
         if self.prompt.trim().is_empty() {
             return Err(PipelineError::Input {
                 what: "prompt",
@@ -99,13 +98,22 @@ impl GenerateOptions {
                 hint: "0 turns guidance off; 1 to 5 follow the prompt more and more closely",
             });
         }
-        let mut config = SamplerConfig { sampler: self.sampler, num_steps: self.num_inference_steps, ..SamplerConfig::default() };
+        Ok(self.sampler_config().validate()?)
+    }
+
+    /// The settings of the sampler among these.
+    pub fn sampler_config(&self) -> SamplerConfig {
+        let mut config = SamplerConfig {
+            sampler: self.sampler,
+            num_steps: self.num_inference_steps,
+            top_k: self.top_k,
+            ..SamplerConfig::default()
+        };
         match self.sampler {
             Sampler::Maskgit => config.confidence_temperature = f64::from(self.temperature),
             Sampler::Euler | Sampler::Tweedie => config.code_temperature = self.temperature,
         }
-        config.validate()?;
-        Ok(config)
+        config
     }
 }
 
@@ -169,7 +177,8 @@ impl Pipeline {
         image_index: usize,
         progress: &mut dyn FnMut(&Progress<'_>) -> bool,
     ) -> Result<Vec<u32>> {
-        let config = options.sampler_config()?;
+        options.check()?;
+        let config = options.sampler_config();
         let num_steps = config.num_steps;
         let draws = KeyedDraws::new(options.seed, image_index as u64);
         let mut state = SamplerState::new(config, start.to_vec(), self.config().codebook_size, draws)?;

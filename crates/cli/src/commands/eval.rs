@@ -3,10 +3,9 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use unif2ace_diffusion::sampler::{Sampler, SamplerConfig};
 use unif2ace_eval::{EvalOptions, evaluate};
 
-use crate::options::ModelArgs;
+use crate::options::{DenoisingArgs, ModelArgs};
 use crate::outcome::{Outcome, say};
 
 /// Measure a model on a split of the face set and print the figures as JSON.
@@ -27,18 +26,8 @@ pub struct EvalArgs {
     /// Labelled prompts in users' words to generate from too.
     #[arg(long, value_name = "FILE")]
     prompts: Option<PathBuf>,
-    /// Denoising steps.
-    #[arg(long, default_value_t = 12)]
-    num_inference_steps: usize,
-    /// How closely the prompt is followed; 0 for no guidance.
-    #[arg(long, default_value_t = 2.0)]
-    guidance_scale: f32,
-    /// maskgit, euler or tweedie.
-    #[arg(long, default_value = "maskgit")]
-    sampler: Sampler,
-    /// Seed of the generated pictures.
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
+    #[command(flatten)]
+    denoising: DenoisingArgs,
     #[command(flatten)]
     model: ModelArgs,
 }
@@ -51,9 +40,9 @@ pub fn run(args: EvalArgs) -> Outcome {
         split: args.split,
         num_images: args.num_images,
         num_generated: args.num_generated,
-        sampler: SamplerConfig { sampler: args.sampler, num_steps: args.num_inference_steps, ..SamplerConfig::default() },
-        guidance_scale: args.guidance_scale,
-        seed: args.seed,
+        sampler: args.denoising.options("").sampler_config(),
+        guidance_scale: args.denoising.guidance_scale,
+        seed: args.denoising.seed,
         prompts: args.prompts,
     };
     let report = evaluate(&pipeline, &options, &mut |what| tracing::info!("{what}"))?;

@@ -80,18 +80,20 @@ pub fn make(
 }
 
 fn provenance(pipeline: &Pipeline, sampling: &SamplingArgs, prompt: &str, index: usize) -> Provenance {
+    let denoising = &sampling.denoising;
     let settings = [
         ("Image index", index.to_string()),
-        ("Sampler", sampling.sampler.to_string()),
-        ("Inference steps", sampling.num_inference_steps.to_string()),
-        ("Guidance scale", sampling.guidance_scale.to_string()),
-        ("Temperature", sampling.temperature.to_string()),
+        ("Sampler", denoising.sampler.to_string()),
+        ("Inference steps", denoising.num_inference_steps.to_string()),
+        ("Guidance scale", denoising.guidance_scale.to_string()),
+        ("Temperature", denoising.temperature.to_string()),
+        ("Top k", denoising.top_k.map_or_else(|| "all".into(), |k| k.to_string())),
     ];
     Provenance {
         software: concat!("unif2ace ", env!("CARGO_PKG_VERSION")).into(),
         model: pipeline.name.clone(),
         prompt: (!sampling.private).then(|| prompt.to_owned()),
-        seed: Some(sampling.seed),
+        seed: Some(denoising.seed),
         settings: settings.map(|(keyword, text)| (keyword.to_owned(), text)).into(),
     }
 }

@@ -141,6 +141,7 @@ fn understanding(
 ) -> Result<(Value, Value)> {
     let mut exact: BTreeMap<String, [Rate; 2]> = BTreeMap::new();
     let (mut precision, mut heldout_precision, mut num_claims) = (Rate::default(), Rate::default(), 0usize);
+    let mut by_attribute: BTreeMap<&str, Rate> = BTreeMap::new();
     for (number, sample) in samples.iter().enumerate() {
         if number % 50 == 0 {
             progress(&format!("answers {number}/{}", samples.len()));
@@ -171,6 +172,7 @@ fn understanding(
             // A claim that the picture can't settle counts as wrong: it was stated without being seen.
             let hit = claim.holds(record) == Some(true);
             precision.count(hit);
+            by_attribute.entry(Schema::get().heads()[claim.head].name).or_default().count(hit);
             if record.heldout.is_some() {
                 heldout_precision.count(hit);
             }
@@ -183,6 +185,7 @@ fn understanding(
         "precision": precision.json(),
         "attributes_per_caption": num_claims as f64 / samples.len() as f64,
         "precision_heldout": heldout_precision.json(),
+        "by_attribute": by_attribute.into_iter().map(|(name, rate)| (name, rate.json())).collect::<BTreeMap<_, _>>(),
     });
     Ok((Value::Object(answers.collect()), captions))
 }
@@ -198,14 +201,18 @@ fn generation(
     // Held-out combinations come last in the split; taking evenly keeps their share.
     let chosen: Vec<&Sample> = (0..count).map(|index| &samples[index * samples.len() / count]).collect();
     let face = face_network(model)?;
-    let [mut real, mut made, mut shuffled, mut made_heldout] = [Rate::default(); 4];
+    let [mut real, mut rebuilt, mut made, mut shuffled, mut made_heldout] = [Rate::default(); 5];
+    let mut by_attribute: BTreeMap<&str, [Rate; 3]> = BTreeMap::new();
     for (start, batch) in chosen.chunks(BATCH).enumerate().map(|(index, batch)| (index * BATCH, batch)) {
         progress(&format!("generation {start}/{count}"));
         let prompts: Vec<&str> = batch.iter().filter_map(|sample| sample.record.captions.first().map(String::as_str)).collect();
         let of_made = read_attributes(face, draw(model, &prompts, options, start as u64)?)?;
         let owned: Vec<Sample> = batch.iter().map(|&sample| sample.clone()).collect();
         let bytes = decode_rgb(&owned, side).map_err(EvalError::step("decoding pictures"))?;
-        let of_real = read_attributes(face, tensor_of(model, &bytes, side))?;
+        let pixels_BHWC = tensor_of(model, &bytes, side);
+        let codes = model.encode(pixels_BHWC.clone()).map_err(EvalError::step("encoding pictures"))?;
+        let of_rebuilt = read_attributes(face, model.decode(&codes).map_err(EvalError::step("decoding codes"))?)?;
+        let of_real = read_attributes(face, pixels_BHWC)?;
         for (row, sample) in batch.iter().enumerate() {
             let claims = caption_claims(prompts[row]);
             let other =
@@ -216,24 +223,40 @@ fn generation(
                 if sample.record.heldout.is_some() {
                     made_heldout.count(hit);
                 }
-                real.count(claim.accepts(of_real[row][claim.head]));
+                let hit_of_real = claim.accepts(of_real[row][claim.head]);
+                let hit_of_rebuilt = claim.accepts(of_rebuilt[row][claim.head]);
+                real.count(hit_of_real);
+                rebuilt.count(hit_of_rebuilt);
+                let rates = by_attribute.entry(Schema::get().heads()[claim.head].name).or_default();
+                for (rate, hit) in rates.iter_mut().zip([hit, hit_of_rebuilt, hit_of_real]) {
+                    rate.count(hit);
+                }
             }
             for claim in &other {
                 shuffled.count(claim.accepts(of_made[row][claim.head]));
             }
         }
     }
+    let by_attribute = by_attribute
+        .into_iter()
+        .map(|(name, [made, rebuilt, real])| {
+            let rates = json!({ "generated": made.json(), "reconstructed": rebuilt.json(), "real": real.json() });
+            (name.to_owned(), rates)
+        })
+        .collect();
     Ok(json!({
         "captions": count,
         "agreement": made.json(),
         "agreement_heldout": made_heldout.json(),
         "agreement_of_real_pictures": real.json(),
+        "agreement_of_reconstructed_pictures": rebuilt.json(),
         "agreement_with_shuffled_captions": shuffled.json(),
         "sampler": options.sampler.sampler.to_string(),
         "num_inference_steps": options.sampler.num_steps,
         "guidance_scale": options.guidance_scale,
         "top_k": options.sampler.top_k,
         "seed": options.seed,
+        "by_attribute": Value::Object(by_attribute),
     }))
 }
 

@@ -6,17 +6,29 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use unif2ace_diffusion::sampler::Sampler;
-use unif2ace_pipeline::{DeviceName, GenerateOptions, Pipeline, PipelineError, PipelineOptions};
+use unif2ace_pipeline::{DeviceName, GenerateOptions, Pipeline, PipelineError, PipelineOptions, WeightFormat};
 
 use crate::outcome::Failure;
 
-/// Number format of matrix products.
+/// Number format of weights and matrix products.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Dtype {
     /// 32-bit floats.
     F32,
     /// Factors rounded to bfloat16, sums in 32-bit floats: faster on CPUs that have the instruction.
     Bf16,
+    /// The transformer's weights and rows rounded to 8 bits with shared scales, the rest as bf16: least memory.
+    Int8,
+}
+
+impl From<Dtype> for WeightFormat {
+    fn from(dtype: Dtype) -> Self {
+        match dtype {
+            Dtype::F32 => Self::F32,
+            Dtype::Bf16 => Self::Bf16,
+            Dtype::Int8 => Self::Int8,
+        }
+    }
 }
 
 /// Which model, and where it runs.
@@ -28,7 +40,7 @@ pub struct ModelArgs {
     /// Where to compute: auto or cpu.
     #[arg(long, default_value = "auto", help_heading = "Model")]
     pub device: DeviceName,
-    /// Number format of matrix products.
+    /// Number format of weights and matrix products.
     #[arg(long, value_enum, default_value_t = Dtype::F32, help_heading = "Model")]
     pub dtype: Dtype,
 }
@@ -46,7 +58,7 @@ fn default_model() -> PathBuf {
 impl ModelArgs {
     /// Loads the model.
     pub fn load(&self) -> Result<Pipeline, PipelineError> {
-        Pipeline::from_pretrained(&self.model, &PipelineOptions { device: self.device, bf16: self.dtype == Dtype::Bf16 })
+        Pipeline::from_pretrained(&self.model, &PipelineOptions { device: self.device, weights: self.dtype.into() })
     }
 }
 

@@ -10,7 +10,7 @@ pub enum Level {
     Portable,
     /// AVX2 and FMA.
     Avx2,
-    /// AVX-512 F, BW, VL and BF16.
+    /// AVX-512 F, BW, VL, VNNI and BF16.
     Avx512,
 }
 
@@ -50,6 +50,7 @@ fn available() -> Level {
         if is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512vnni")
             && is_x86_feature_detected!("avx512bf16")
         {
             return Level::Avx512;

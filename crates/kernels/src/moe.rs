@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use crate::activation::{self, Activation};
-use crate::gemm::{Matrix, Precision, gemm_serial};
+use crate::gemm::{Matrix, PackedMatrix, Precision, WeightFormat, gemm_serial};
 
 /// Sizes of a bank of experts.
 #[derive(Debug, Clone, Copy)]
@@ -29,6 +29,77 @@ pub struct Weights<'a> {
     pub w2: &'a [f32],
     /// Second shifts.
     pub b2: &'a [f32],
+}
+
+/// The two layers of all experts, packed once for many passes.
+#[derive(Debug, Clone)]
+pub struct PackedExperts {
+    first: Vec<PackedMatrix>,
+    second: Vec<PackedMatrix>,
+    b1: Vec<f32>,
+    b2: Vec<f32>,
+    format: WeightFormat,
+}
+
+impl PackedExperts {
+    /// Packs the experts of a bank.
+    pub fn new(weights: Weights<'_>, shape: Shape, format: WeightFormat) -> Self {
+        let Shape { width, inner, .. } = shape;
+        let pack = |values: &[f32], num_out: usize, num_in: usize| -> Vec<PackedMatrix> {
+            values
+                .chunks_exact(num_out * num_in)
+                .map(|matrix| PackedMatrix::new(Matrix::new(matrix, num_out, num_in).t(), format))
+                .collect()
+        };
+        Self {
+            first: pack(weights.w1, inner, width),
+            second: pack(weights.w2, width, inner),
+            b1: weights.b1.to_vec(),
+            b2: weights.b2.to_vec(),
+            format,
+        }
+    }
+
+    /// Sizes, with `chosen` experts a row.
+    pub fn shape(&self, chosen: usize) -> Shape {
+        let [width, inner] = self.first.first().map_or([0, 0], |first| [first.rows(), first.cols()]);
+        Shape { width, inner, experts: self.first.len(), chosen }
+    }
+
+    /// How the values are kept.
+    pub fn format(&self) -> WeightFormat {
+        self.format
+    }
+
+    /// The values as packed: first matrices, first shifts, second matrices, second shifts, as in [`Weights`].
+    pub fn unpack(&self) -> [Vec<f32>; 4] {
+        let plain = |matrices: &[PackedMatrix]| {
+            let mut out = Vec::new();
+            for matrix in matrices {
+                // Packed are transposes.
+                let (values, rows, cols) = (matrix.unpack(), matrix.rows(), matrix.cols());
+                out.extend((0..cols).flat_map(|j| (0..rows).map(move |i| (i, j))).map(|(i, j)| values[i * cols + j]));
+            }
+            out
+        };
+        [plain(&self.first), self.b1.clone(), plain(&self.second), self.b2.clone()]
+    }
+}
+
+/// As [`forward`], with packed experts.
+pub fn forward_packed(
+    x: &[f32],
+    index: &[i64],
+    gates: &[f32],
+    experts: &PackedExperts,
+    act: Activation,
+    shape: Shape,
+) -> (Vec<f32>, Vec<Served>) {
+    let products = |expert: usize, x: &[f32], rows: usize, out: &mut [f32], second: bool| {
+        let matrix = if second { &experts.second[expert] } else { &experts.first[expert] };
+        matrix.product(Matrix::new(x, rows, matrix.rows()), out, true);
+    };
+    serve(x, index, gates, [&experts.b1, &experts.b2], act, shape, products)
 }
 
 /// What one expert did: the slots (`row * chosen + choice`) it served, in order of rows, and its inner values before the activation.
@@ -82,6 +153,26 @@ pub fn forward(
     shape: Shape,
     precision: Precision,
 ) -> (Vec<f32>, Vec<Served>) {
+    let Shape { width, inner, .. } = shape;
+    let products = |expert: usize, x: &[f32], rows: usize, out: &mut [f32], second: bool| {
+        let (weights, num_out, num_in) = if second { (weights.w2, width, inner) } else { (weights.w1, inner, width) };
+        let matrix = Matrix::new(&weights[expert * inner * width..][..inner * width], num_out, num_in);
+        gemm_serial(Matrix::new(x, rows, num_in), matrix.t(), out, true, precision);
+    };
+    serve(x, index, gates, [weights.b1, weights.b2], act, shape, products)
+}
+
+/// Sorts rows by expert and gives each expert its own. `product(expert, x, rows, out, second)` adds to `out` the rows of `x` times the
+/// transposed first or second matrix of an expert.
+fn serve(
+    x: &[f32],
+    index: &[i64],
+    gates: &[f32],
+    [b1, b2]: [&[f32]; 2],
+    act: Activation,
+    shape: Shape,
+    product: impl Fn(usize, &[f32], usize, &mut [f32], bool) + Sync,
+) -> (Vec<f32>, Vec<Served>) {
     let Shape { width, inner, experts, .. } = shape;
     let mut slots = vec![Vec::new(); experts];
     for (slot, &expert) in index.iter().enumerate() {
@@ -95,14 +186,12 @@ pub fn forward(
         .map(|(expert, slots)| {
             let rows = slots.len();
             let x = gather(x, &slots, shape);
-            let w1 = Matrix::new(&weights.w1[expert * inner * width..][..inner * width], inner, width);
-            let w2 = Matrix::new(&weights.w2[expert * inner * width..][..inner * width], width, inner);
-            let mut before = repeated(&weights.b1[expert * inner..][..inner], rows);
-            gemm_serial(Matrix::new(&x, rows, width), w1.t(), &mut before, true, precision);
+            let mut before = repeated(&b1[expert * inner..][..inner], rows);
+            product(expert, &x, rows, &mut before, false);
             let mut hidden = before.clone();
             activation::forward(&mut hidden, act);
-            let mut out = repeated(&weights.b2[expert * width..][..width], rows);
-            gemm_serial(Matrix::new(&hidden, rows, inner), w2.t(), &mut out, true, precision);
+            let mut out = repeated(&b2[expert * width..][..width], rows);
+            product(expert, &hidden, rows, &mut out, true);
             (out, Served { slots, before })
         })
         .unzip();

@@ -2,10 +2,17 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Distribution, Int, Tensor};
-use unif2ace_ops::{Activation, Precision, layer_norm, linear, linear_in};
+use unif2ace_ops::{
+    Activation, PackedLinear, Precision, WeightFormat, layer_norm, linear, linear_in, pack_linear, packed_linear,
+};
 
 /// Standard deviation of initial linear and embedding weights (showo.md §1.1).
 pub const INIT_STD: f64 = 0.02;
+
+/// What is left of a parameter whose values have been packed.
+pub(crate) fn let_go<const D: usize>(param: &Param<Tensor<D>>) -> Param<Tensor<D>> {
+    Param::from_tensor(Tensor::zeros([0; D], &param.val().device()))
+}
 
 /// `x W^T + b` over the last axis.
 #[derive(Module, Debug)]
@@ -14,6 +21,8 @@ pub struct Linear {
     pub weight: Param<Tensor<2>>,
     /// `[out]`.
     pub bias: Option<Param<Tensor<1>>>,
+    #[module(skip)]
+    packed: Option<PackedLinear>,
 }
 
 impl Linear {
@@ -27,12 +36,24 @@ impl Linear {
         let shape = [num_out, num_in];
         let weight =
             if std == 0.0 { Tensor::zeros(shape, device) } else { Tensor::random(shape, Distribution::Normal(0.0, std), device) };
-        Self { weight: Param::from_tensor(weight), bias: bias.then(|| Param::from_tensor(Tensor::zeros([num_out], device))) }
+        let bias = bias.then(|| Param::from_tensor(Tensor::zeros([num_out], device)));
+        Self { weight: Param::from_tensor(weight), bias, packed: None }
+    }
+
+    /// Packs the weights for inference. The plain ones are let go: from here on the layer can be neither trained nor saved.
+    pub fn pack(&mut self, format: WeightFormat) {
+        if self.packed.is_none() {
+            self.packed = Some(pack_linear(self.weight.val(), self.bias.as_ref().map(Param::val), format));
+            self.weight = let_go(&self.weight);
+        }
     }
 
     /// Applies the layer and then `act`.
     pub fn forward_act<const D: usize>(&self, x: Tensor<D>, act: Activation) -> Tensor<D> {
-        linear(x, self.weight.val(), self.bias.as_ref().map(Param::val), act)
+        match &self.packed {
+            Some(packed) => packed_linear(x, packed, act),
+            None => linear(x, self.weight.val(), self.bias.as_ref().map(Param::val), act),
+        }
     }
 
     /// Applies the layer.
@@ -40,7 +61,7 @@ impl Linear {
         self.forward_act(x, Activation::None)
     }
 
-    /// Applies the layer in f32, whatever the precision of the other products.
+    /// Applies the layer in f32, whatever the precision of the other products. Not for packed layers.
     pub fn forward_f32<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         linear_in(Precision::F32, x, self.weight.val(), self.bias.as_ref().map(Param::val), Activation::None)
     }

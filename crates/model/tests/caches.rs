@@ -11,6 +11,7 @@ use unif2ace_model::masks::{Marks, Mask, for_mmu, packed, predict_next};
 use unif2ace_model::moe::{ExpertFeatures, Task};
 use unif2ace_model::prompts::Prompter;
 use unif2ace_model::transformer::{Batch, Features, Hidden, Input, Positions, PromptCache, Unif2ace};
+use unif2ace_ops::WeightFormat;
 
 const TOLERANCE: f32 = 1e-4;
 
@@ -140,6 +141,37 @@ fn answering_with_a_cache_equals_the_whole_row() {
             assert_eq!(reading.len(), row.len());
         }
         assert_eq!(start.len(), prefix.len(), "reading on from a clone leaves the original");
+    }
+}
+
+#[test]
+fn packed_weights_give_what_plain_ones_give() {
+    let device = Device::flex();
+    for level in [MoeLevel::None, MoeLevel::Both] {
+        let model = random_tiny(level, &device);
+        let config = model.config().clone();
+        let ids = config.special_ids();
+        let prompter = Prompter::new(&config, &words).unwrap();
+        let image: Vec<u32> = (0..4).map(|n| ids.image_offset + 3 * n).collect();
+        let run = |model: &Unif2ace| {
+            let head = model.read_prompt(&prompter.t2i_head("1 2 3").unwrap()).unwrap();
+            let drawn = model.denoise(&head, &[&image], Features::Raw(noise_only(&[0.5]))).unwrap().x_BLD;
+            let prefix = prompter.mmu_prefix(&image).unwrap();
+            let (mut reading, _) = model.read_image(&prefix, Features::Raw(features(&config, 1, &device))).unwrap();
+            let (said, _) = model.read_text(&mut reading, &[&[29, 1, 2]]).unwrap();
+            let text = model.text_logits(said.clone());
+            [values(model.image_logits(drawn.clone())), values(model.logits(drawn)), values(text), values(model.logits(said))]
+        };
+        let expected = run(&model);
+        assert_eq!(run(&model.clone().pack(WeightFormat::F32)), expected, "{level:?}");
+        for (format, tolerance) in [(WeightFormat::Bf16, 0.03), (WeightFormat::Int8, 0.05)] {
+            for (found, expected) in run(&model.clone().pack(format)).iter().zip(&expected) {
+                let scale = expected.iter().fold(0.0f32, |most, value| most.max(value.abs()));
+                let difference = max_abs_diff(found, expected).0;
+                assert!(difference > 0.0, "{format:?} rounds nothing: the test is blind");
+                assert!(difference < tolerance * scale, "{level:?} {format:?}: {difference} of {scale}");
+            }
+        }
     }
 }
 

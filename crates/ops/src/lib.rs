@@ -15,8 +15,9 @@ use cpu::CpuOps;
 use experts::ExpertOps;
 use pictures::PictureOps;
 
-pub use packed::{PackedLinear, pack_linear, packed_linear};
+pub use packed::{PackedExperts, PackedLinear, pack_experts, pack_linear, packed_linear, packed_moe_mlp};
 pub use unif2ace_kernels::cpu::{Level as CpuLevel, level as cpu_level};
+pub use unif2ace_kernels::gemm::WeightFormat;
 pub use unif2ace_kernels::memory::keep_freed_memory;
 pub use unif2ace_kernels::optim::{AdamW as AdamWParams, adamw as adamw_step, moving_average, sum_of_squares};
 

@@ -1,4 +1,5 @@
-//! Linear layers whose weights are packed once, for inference: the same numbers as [`crate::linear`] without packing at each call.
+//! Layers whose weights are packed once, for inference: in f32 and bf16 the same numbers as the plain operations without packing at each
+//! call, in int8 less memory to read.
 
 use std::sync::Arc;
 
@@ -7,15 +8,16 @@ use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::flex::FlexTensor;
-use burn::backend::tensor::FloatTensor;
+use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Autodiff, Backend, Dispatch, Flex, backend_extension};
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{Int, Tensor, TensorData};
 use unif2ace_kernels::activation::Activation as KernelActivation;
-use unif2ace_kernels::gemm::{Matrix, PackedMatrix, Precision as KernelPrecision, gemm};
+use unif2ace_kernels::gemm::{Matrix, PackedMatrix, gemm};
 use unif2ace_kernels::linear;
+use unif2ace_kernels::moe::{self, PackedExperts as Bank, Served, Weights};
 
-use crate::cpu::{dims, tensor, values};
-use crate::{Activation, Precision, on_cpu};
+use crate::cpu::{dims, targets, tensor, values};
+use crate::{Activation, WeightFormat, on_cpu};
 
 /// A frozen linear layer; clones share the weights. Made by [`pack_linear`].
 #[derive(Debug, Clone)]
@@ -39,7 +41,7 @@ pub struct Layer {
     /// `[in, out]`.
     weight: PackedMatrix,
     bias: Option<Vec<f32>>,
-    precision: KernelPrecision,
+    format: WeightFormat,
 }
 
 impl Layer {
@@ -62,22 +64,21 @@ fn floats(data: TensorData) -> Vec<f32> {
 }
 
 /// Packs `weight` `[out, in]` and `bias` `[out]` for [`packed_linear`]. They are copied: later changes of the tensors don't show. On the
-/// CPU, bf16 halves the memory that each call reads.
-pub fn pack_linear(weight: Tensor<2>, bias: Option<Tensor<1>>, precision: Precision) -> PackedLinear {
+/// CPU, bf16 halves the memory that each call reads, and int8 quarters it.
+pub fn pack_linear(weight: Tensor<2>, bias: Option<Tensor<1>>, format: WeightFormat) -> PackedLinear {
     if !on_cpu(&weight.device()) {
         return PackedLinear(Form::Plain { weight, bias });
     }
     let [num_out, num_in] = weight.dims();
     let weight = floats(weight.into_data());
-    let precision = precision.into();
     PackedLinear(Form::Packed(Arc::new(Layer {
-        weight: PackedMatrix::new(Matrix::new(&weight, num_out, num_in).t(), precision),
+        weight: PackedMatrix::new(Matrix::new(&weight, num_out, num_in).t(), format),
         bias: bias.map(|bias| floats(bias.into_data())),
-        precision,
+        format,
     })))
 }
 
-/// `act(x W^T + b)` over the last axis, in the precision that the layer was packed in. Gradients reach x, not the layer.
+/// `act(x W^T + b)` over the last axis, in the format that the layer was packed in. Gradients reach x, not the layer.
 pub fn packed_linear<const D: usize>(x: Tensor<D>, layer: &PackedLinear, act: Activation) -> Tensor<D> {
     let layer = match &layer.0 {
         Form::Packed(layer) => layer,
@@ -90,11 +91,85 @@ pub fn packed_linear<const D: usize>(x: Tensor<D>, layer: &PackedLinear, act: Ac
     Tensor::<2>::from_dispatch(Dispatch::f2_packed_linear(x, layer.clone(), act.into())).reshape(dims)
 }
 
-/// The operation as burn sees it.
+/// Frozen routed experts; clones share the weights. Made by [`pack_experts`].
+#[derive(Debug, Clone)]
+pub struct PackedExperts(ExpertsForm);
+
+#[derive(Debug, Clone)]
+enum ExpertsForm {
+    Packed(Arc<Bank>),
+    /// As given, where the device isn't the CPU backend.
+    Plain {
+        w1_EFD: Tensor<3>,
+        b1_EF: Tensor<2>,
+        w2_EDF: Tensor<3>,
+        b2_ED: Tensor<2>,
+    },
+}
+
+/// Packs experts for [`packed_moe_mlp`]; shapes and copying as in [`crate::moe_mlp`] and [`pack_linear`].
+pub fn pack_experts(
+    w1_EFD: Tensor<3>,
+    b1_EF: Tensor<2>,
+    w2_EDF: Tensor<3>,
+    b2_ED: Tensor<2>,
+    format: WeightFormat,
+) -> PackedExperts {
+    if !on_cpu(&w1_EFD.device()) {
+        return PackedExperts(ExpertsForm::Plain { w1_EFD, b1_EF, w2_EDF, b2_ED });
+    }
+    let [experts, inner, width] = w1_EFD.dims();
+    let [w1, b1] = [floats(w1_EFD.into_data()), floats(b1_EF.into_data())];
+    let [w2, b2] = [floats(w2_EDF.into_data()), floats(b2_ED.into_data())];
+    let weights = Weights { w1: &w1, b1: &b1, w2: &w2, b2: &b2 };
+    let shape = moe::Shape { width, inner, experts, chosen: 1 };
+    PackedExperts(ExpertsForm::Packed(Arc::new(Bank::new(weights, shape, format))))
+}
+
+/// [`crate::moe_mlp`] with packed experts. Gradients reach x and the gates, not the experts.
+pub fn packed_moe_mlp(
+    x_RD: Tensor<2>,
+    expert_index_RK: Tensor<2, Int>,
+    gates_RK: Tensor<2>,
+    experts: &PackedExperts,
+    act: Activation,
+) -> Tensor<2> {
+    let bank = match &experts.0 {
+        ExpertsForm::Packed(bank) => bank.clone(),
+        ExpertsForm::Plain { w1_EFD, b1_EF, w2_EDF, b2_ED } => {
+            let [b1_EF, b2_ED] = [b1_EF.clone(), b2_ED.clone()];
+            return crate::moe_mlp(x_RD, expert_index_RK, gates_RK, w1_EFD.clone(), b1_EF, w2_EDF.clone(), b2_ED, act);
+        }
+    };
+    let [x, gates] = [x_RD, gates_RK].map(Tensor::into_dispatch);
+    Tensor::from_dispatch(Dispatch::f2_packed_moe(x, expert_index_RK.into_dispatch(), gates, bank, act.into()))
+}
+
+/// The operations as burn sees them.
 #[backend_extension(Flex, Autodiff)]
 pub trait PackedOps: Backend {
     /// See [`packed_linear`]; x is `[R, in]`.
     fn f2_packed_linear(x: FloatTensor<Self>, layer: Arc<Layer>, act: KernelActivation) -> FloatTensor<Self>;
+    /// See [`packed_moe_mlp`].
+    fn f2_packed_moe(
+        x: FloatTensor<Self>,
+        index: IntTensor<Self>,
+        gates: FloatTensor<Self>,
+        bank: Arc<Bank>,
+        act: KernelActivation,
+    ) -> FloatTensor<Self>;
+}
+
+fn experts_forward(
+    x: &FlexTensor,
+    index: &FlexTensor,
+    gates: &FlexTensor,
+    bank: &Bank,
+    act: KernelActivation,
+) -> (FlexTensor, Vec<Served>) {
+    let shape = bank.shape(dims::<2>(gates)[1]);
+    let (y, served) = moe::forward_packed(&values(x), &targets(index), &values(gates), bank, act, shape);
+    (tensor(y, dims::<2>(x)), served)
 }
 
 impl PackedOps for Flex {
@@ -103,6 +178,10 @@ impl PackedOps for Flex {
         let mut y = layer.forward(&values(&x), rows);
         linear::activate(&mut y, act);
         tensor(y, [rows, layer.weight.cols()])
+    }
+
+    fn f2_packed_moe(x: FlexTensor, index: FlexTensor, gates: FlexTensor, bank: Arc<Bank>, act: KernelActivation) -> FlexTensor {
+        experts_forward(&x, &index, &gates, &bank, act).0
     }
 }
 
@@ -132,8 +211,45 @@ impl Backward<Flex, 1> for PackedBackward {
             let num_in = layer.weight.rows();
             let weight = layer.weight.unpack();
             let mut dx = vec![0.0; rows * num_in];
-            gemm(Matrix::new(&dy, rows, num_out), Matrix::new(&weight, num_in, num_out).t(), &mut dx, false, layer.precision);
+            gemm(
+                Matrix::new(&dy, rows, num_out),
+                Matrix::new(&weight, num_in, num_out).t(),
+                &mut dx,
+                false,
+                layer.format.precision(),
+            );
             grads.register::<Flex>(node.id, tensor(dx, [rows, num_in]));
+        }
+    }
+}
+
+#[derive(Debug)]
+struct ExpertsBackward;
+
+#[derive(Debug, Clone)]
+struct ExpertsState {
+    x: FlexTensor,
+    gates: FlexTensor,
+    bank: Arc<Bank>,
+    served: Vec<Served>,
+    act: KernelActivation,
+}
+
+impl Backward<Flex, 2> for ExpertsBackward {
+    type State = ExpertsState;
+
+    fn backward(self, ops: Ops<ExpertsState, 2>, grads: &mut Gradients, _checkpointer: &mut Checkpointer) {
+        let ExpertsState { x, gates, bank, served, act } = ops.state;
+        let dy = grads.consume::<Flex>(&ops.node);
+        let [w1, b1, w2, b2] = bank.unpack();
+        let weights = Weights { w1: &w1, b1: &b1, w2: &w2, b2: &b2 };
+        let shape = bank.shape(dims::<2>(&gates)[1]);
+        let precision = bank.format().precision();
+        let found = moe::backward(&values(&x), &values(&gates), weights, &served, &values(&dy), act, shape, precision);
+        for ((node, gradient), like) in ops.parents.into_iter().zip([found.x, found.gates]).zip([&x, &gates]) {
+            if let Some(node) = node {
+                grads.register::<Flex>(node.id, tensor(gradient, dims::<2>(like)));
+            }
         }
     }
 }
@@ -151,6 +267,22 @@ impl<C: CheckpointStrategy> PackedOps for Autodiff<Flex, C> {
                 prep.finish(PackedState { layer, before, act }, tensor(y, shape))
             }
             OpsKind::UnTracked(prep) => prep.finish(Flex::f2_packed_linear(x.into_primitive(), layer, act)),
+        }
+    }
+
+    fn f2_packed_moe(
+        x: FloatTensor<Self>,
+        index: IntTensor<Self>,
+        gates: FloatTensor<Self>,
+        bank: Arc<Bank>,
+        act: KernelActivation,
+    ) -> FloatTensor<Self> {
+        let nodes = [x.node(), gates.node()];
+        let (x, gates) = (x.into_primitive(), gates.into_primitive());
+        let (y, served) = experts_forward(&x, &index, &gates, &bank, act);
+        match ExpertsBackward.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish(ExpertsState { x, gates, bank, served, act }, y),
+            OpsKind::UnTracked(prep) => prep.finish(y),
         }
     }
 }

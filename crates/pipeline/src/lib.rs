@@ -30,3 +30,4 @@ pub use inspect::{ExpertUse, Summary, draw_expert_use, summary, tensors};
 pub use parts::Parts;
 pub use pretrained::{DeviceName, Pipeline, PipelineOptions};
 pub use score::{Score, ScoreOptions};
+pub use unif2ace_ops::WeightFormat;

@@ -11,6 +11,7 @@ use unif2ace_model::encoders::{Clip, FaceNet, clip_pixels};
 use unif2ace_model::moe::{ExpertFeatures, Task};
 use unif2ace_model::transformer::Unif2ace;
 use unif2ace_model::vq::Vq;
+use unif2ace_ops::{Precision, WeightFormat, set_precision};
 use unif2ace_weights::{SafetensorsDir, TensorInfo};
 
 use crate::denoise::Denoiser;
@@ -40,13 +41,20 @@ impl FromStr for DeviceName {
 }
 
 /// How to load a model.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 pub struct PipelineOptions {
     /// Where to compute. This build computes on the CPU only, so both names mean the same.
     pub device: DeviceName,
-    /// Round the factors of matrix products to bfloat16 (faster on CPUs with its instructions). This holds for the whole process: the model
-    /// that was loaded last decides.
-    pub bf16: bool,
+    /// How the transformer's weights are kept, packed once. With anything but f32 the other parts and attention round the factors of
+    /// their matrix products to bfloat16 (faster on CPUs with its instructions); this holds for the whole process: the model that was
+    /// loaded last decides.
+    pub weights: WeightFormat,
+}
+
+impl Default for PipelineOptions {
+    fn default() -> Self {
+        Self { device: DeviceName::default(), weights: WeightFormat::F32 }
+    }
 }
 
 /// All parts of a model folder, ready to use.
@@ -80,7 +88,10 @@ impl Pipeline {
             return Err(fail("there is no such folder".into()));
         }
         let device = Device::flex();
-        unif2ace_ops::set_precision(if options.bf16 { unif2ace_ops::Precision::Bf16 } else { unif2ace_ops::Precision::F32 });
+        set_precision(match options.weights {
+            WeightFormat::F32 => Precision::F32,
+            WeightFormat::Bf16 | WeightFormat::Int8 => Precision::Bf16,
+        });
         if !folder.join("config.json").is_file() {
             return Err(fail("it has no config.json".into()));
         }
@@ -89,7 +100,7 @@ impl Pipeline {
             serde_json::from_value(config.clone().into()).map_err(|error| fail(format!("config.json: {error}")))?;
         plausible(&unified_config, folder).map_err(fail)?;
         let unified = Unif2ace::new(&unified_config, &device).map_err(|error| fail(error.to_string()))?;
-        let unified = load(unified, folder, "model").map_err(fail)?;
+        let unified = load(unified, folder, "model").map_err(fail)?.pack(options.weights);
         let parts = Parts::read(folder, &config, &device).map_err(fail)?;
         parts.fit(&unified_config).map_err(|reason| fail(format!("config.json: {reason}")))?;
         let tokenizer = TextTokenizer::from_file(folder.join("tokenizer.json")).map_err(|error| fail(error.to_string()))?;

@@ -4,6 +4,7 @@
 //! into blocks of C, never along the sums, and every path sums in the same order: a value depends neither on the number of threads nor
 //! on the rows and columns beside it.
 
+mod int8;
 mod micro;
 mod pack;
 mod packed;
@@ -15,7 +16,8 @@ use rayon::prelude::*;
 use crate::cpu::{Level, level};
 use micro::{MR, NR, Target};
 
-pub use packed::PackedMatrix;
+pub use int8::{GROUP as INT8_GROUP, Int8Matrix};
+pub use packed::{PackedMatrix, WeightFormat};
 
 /// Precision of the factors; sums are f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,14 +2,36 @@
 
 use rayon::prelude::*;
 
+use super::int8::Int8Matrix;
 use super::micro::NR;
 use super::pack::{self, Packing};
 use super::small::{self, FewRows};
 use super::{Block, Cut, KC, Matrix, Precision, SERIAL, multiply, rows};
 use crate::cpu::{Level, level};
 
-/// A packed matrix `[k, n]`. Products equal those of [`super::gemm`] to the last bit. It works at every instruction level; it is fast at
-/// the one that it was packed at.
+/// How the values of a packed matrix are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WeightFormat {
+    /// As given.
+    F32,
+    /// Rounded to bfloat16.
+    Bf16,
+    /// Rounded to 8 bits with a scale for each column and group of depths, see [`Int8Matrix`].
+    Int8,
+}
+
+impl WeightFormat {
+    /// The nearest precision of products of plain matrices.
+    pub fn precision(self) -> Precision {
+        match self {
+            Self::F32 => Precision::F32,
+            Self::Bf16 | Self::Int8 => Precision::Bf16,
+        }
+    }
+}
+
+/// A packed matrix `[k, n]`. In f32 and bf16 products equal those of [`super::gemm`] to the last bit. It works at every instruction level;
+/// it is fast at the one that it was packed at.
 #[derive(Debug, Clone)]
 pub struct PackedMatrix {
     rows: usize,
@@ -22,6 +44,7 @@ pub struct PackedMatrix {
 enum Panels {
     F32 { values: Vec<f32>, round: bool },
     Bf16(Vec<u16>),
+    Int8(Int8Matrix),
 }
 
 fn pack_all<T: Copy + Default + Send + Sync>(b: Matrix<'_>, packing: impl Packing<T>) -> Vec<T> {
@@ -38,12 +61,13 @@ fn pack_all<T: Copy + Default + Send + Sync>(b: Matrix<'_>, packing: impl Packin
 }
 
 impl PackedMatrix {
-    /// Packs `b`; bf16 takes half the memory of f32 where the CPU multiplies it.
-    pub fn new(b: Matrix<'_>, precision: Precision) -> Self {
-        let panels = match (precision, level()) {
-            (Precision::Bf16, Level::Avx512) => Panels::Bf16(pack_all(b, pack::Bf16Pairs)),
+    /// Packs `b`; bf16 takes half the memory of f32 where the CPU multiplies it, int8 a quarter everywhere.
+    pub fn new(b: Matrix<'_>, format: WeightFormat) -> Self {
+        let panels = match (format, level()) {
+            (WeightFormat::Int8, _) => Panels::Int8(Int8Matrix::new(b)),
+            (WeightFormat::Bf16, Level::Avx512) => Panels::Bf16(pack_all(b, pack::Bf16Pairs)),
             _ => {
-                let round = precision == Precision::Bf16;
+                let round = format == WeightFormat::Bf16;
                 Panels::F32 { values: pack_all(b, pack::F32 { round }), round }
             }
         };
@@ -60,20 +84,23 @@ impl PackedMatrix {
         self.cols
     }
 
-    /// The values as packed, row-major `[k, n]`: rounded if the precision is bf16.
+    /// The values as packed, row-major `[k, n]`: rounded unless the format is f32.
     pub fn unpack(&self) -> Vec<f32> {
+        match &self.panels {
+            Panels::F32 { values, .. } => self.row_major(|panel, k, lane| values[(panel * self.rows + k) * NR + lane]),
+            Panels::Bf16(bits) => self.row_major(|panel, k, lane| {
+                let start = panel * self.rows.next_multiple_of(2) * NR;
+                f32::from_bits(u32::from(bits[start + k / 2 * 2 * NR + lane * 2 + k % 2]) << 16)
+            }),
+            Panels::Int8(matrix) => matrix.unpack(),
+        }
+    }
+
+    /// All values, from one that gives the value at (panel, depth, lane).
+    fn row_major(&self, value: impl Fn(usize, usize, usize) -> f32) -> Vec<f32> {
         let mut out = Vec::with_capacity(self.rows * self.cols);
         for k in 0..self.rows {
-            for j in 0..self.cols {
-                let (panel, lane) = (j / NR, j % NR);
-                out.push(match &self.panels {
-                    Panels::F32 { values, .. } => values[(panel * self.rows + k) * NR + lane],
-                    Panels::Bf16(bits) => {
-                        let start = panel * self.rows.next_multiple_of(2) * NR;
-                        f32::from_bits(u32::from(bits[start + k / 2 * 2 * NR + lane * 2 + k % 2]) << 16)
-                    }
-                });
-            }
+            out.extend((0..self.cols).map(|j| value(j / NR, k, j % NR)));
         }
         out
     }
@@ -100,6 +127,7 @@ impl PackedMatrix {
         match &self.panels {
             Panels::F32 { values, round } => by_panels(&a, values, c, n, accumulate, parallel, pack::F32 { round: *round }),
             Panels::Bf16(values) => by_panels(&a, values, c, n, accumulate, parallel, pack::Bf16Pairs),
+            Panels::Int8(matrix) => matrix.product(a, c, accumulate),
         }
     }
 }
@@ -142,9 +170,9 @@ mod tests {
             for (m, n, k) in sizes.into_iter().chain([(9, 70, 1030), (50, 129, 65)]) {
                 let (a, w) = (values(m * k, 1), values(n * k, 2));
                 let (a, b) = (Matrix::new(&a, m, k), Matrix::new(&w, n, k).t());
-                for precision in [Precision::F32, Precision::Bf16] {
+                for (precision, format) in [(Precision::F32, WeightFormat::F32), (Precision::Bf16, WeightFormat::Bf16)] {
                     force_level(Some(packed_at));
-                    let packed = PackedMatrix::new(b, precision);
+                    let packed = PackedMatrix::new(b, format);
                     if precision == Precision::F32 {
                         let expected: Vec<f32> = (0..k * n).map(|i| w[i % n * k + i / n]).collect();
                         assert_eq!(packed.unpack(), expected);
@@ -174,7 +202,7 @@ mod tests {
     fn bf16_panels_round_to_nearest() {
         let w = values(3 * 5, 4);
         let rounded: Vec<f32> = w.iter().map(|&w| half::bf16::from_f32(w).to_f32()).collect();
-        let packed = PackedMatrix::new(Matrix::new(&w, 3, 5), Precision::Bf16);
+        let packed = PackedMatrix::new(Matrix::new(&w, 3, 5), WeightFormat::Bf16);
         assert_eq!(packed.unpack(), rounded);
     }
 }

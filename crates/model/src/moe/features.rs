@@ -4,7 +4,7 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Distribution, Tensor, TensorData};
-use unif2ace_ops::{Activation, attention};
+use unif2ace_ops::{Activation, WeightFormat, attention};
 
 use super::Task;
 use crate::config::ModelConfig;
@@ -68,6 +68,12 @@ impl Resampler {
         }
     }
 
+    fn pack(&mut self, format: WeightFormat) {
+        for layer in [&mut self.k_proj, &mut self.v_proj, &mut self.dense] {
+            layer.pack(format);
+        }
+    }
+
     /// `[B, P, C] -> [B, N, D]`.
     pub fn forward(&self, feature_BPC: Tensor<3>) -> Tensor<3> {
         let batch = feature_BPC.dims()[0];
@@ -120,6 +126,16 @@ impl FeatureResamplers {
             face_tokens: Linear::with_std(moe.face_dim, spread, true, (moe.face_dim as f64).sqrt().recip(), device),
             face: Resampler::new(moe.feature_token_dim, config, device),
             num_feature_tokens: moe.num_feature_tokens,
+        }
+    }
+
+    /// Packs the weights for inference, see [`Linear::pack`].
+    pub fn pack(&mut self, format: WeightFormat) {
+        for layer in [&mut self.noise_fc1, &mut self.noise_fc2, &mut self.face_tokens] {
+            layer.pack(format);
+        }
+        for resampler in [&mut self.noise, &mut self.clip, &mut self.face] {
+            resampler.pack(format);
         }
     }
 

@@ -4,11 +4,11 @@
 use burn::module::{Module, Param};
 use burn::tensor::activation::softmax;
 use burn::tensor::{Device, Distribution, Int, Tensor, TensorData};
-use unif2ace_ops::{Activation, moe_mlp};
+use unif2ace_ops::{Activation, PackedExperts, WeightFormat, moe_mlp, pack_experts, packed_moe_mlp};
 
 use super::Task;
 use crate::config::ModelConfig;
-use crate::nn::{INIT_STD, Linear};
+use crate::nn::{INIT_STD, Linear, let_go};
 
 /// One group of routed experts.
 #[derive(Module, Debug)]
@@ -25,6 +25,8 @@ pub struct TokenExperts {
     pub fc2_bias: Param<Tensor<2>>,
     #[module(skip)]
     num_experts_per_tok: usize,
+    #[module(skip)]
+    packed: Option<PackedExperts>,
 }
 
 /// Output of the routed experts.
@@ -50,6 +52,16 @@ impl TokenExperts {
             fc2_weight: Param::from_tensor(Tensor::zeros([experts, width, inner], device)),
             fc2_bias: Param::from_tensor(Tensor::zeros([experts, width], device)),
             num_experts_per_tok: moe.num_experts_per_tok,
+            packed: None,
+        }
+    }
+
+    /// Packs the experts for inference, see [`Linear::pack`]. The router stays as it is, in f32.
+    pub fn pack(&mut self, format: WeightFormat) {
+        if self.packed.is_none() {
+            let (w1, w2) = (self.fc1_weight.val(), self.fc2_weight.val());
+            self.packed = Some(pack_experts(w1, self.fc1_bias.val(), w2, self.fc2_bias.val(), format));
+            (self.fc1_weight, self.fc2_weight) = (let_go(&self.fc1_weight), let_go(&self.fc2_weight));
         }
     }
 
@@ -88,16 +100,15 @@ impl TokenExperts {
         }
         .squeeze_dim(0);
         let balance_loss = (mean_E * f_E).sum();
-        let y_RD = moe_mlp(
-            x_RD,
-            index_RK,
-            gates_RK,
-            self.fc1_weight.val(),
-            self.fc1_bias.val(),
-            self.fc2_weight.val(),
-            self.fc2_bias.val(),
-            Activation::GeluNew,
-        );
+        let act = Activation::GeluNew;
+        let y_RD = match &self.packed {
+            Some(packed) => packed_moe_mlp(x_RD, index_RK, gates_RK, packed, act),
+            None => {
+                let (w1, b1) = (self.fc1_weight.val(), self.fc1_bias.val());
+                let (w2, b2) = (self.fc2_weight.val(), self.fc2_bias.val());
+                moe_mlp(x_RD, index_RK, gates_RK, w1, b1, w2, b2, act)
+            }
+        };
         Routed { y_RD, balance_loss, counts }
     }
 }

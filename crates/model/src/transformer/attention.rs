@@ -2,7 +2,7 @@
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
-use unif2ace_ops::{QkNorm, Rotary, attention, norm_rotate};
+use unif2ace_ops::{QkNorm, Rotary, WeightFormat, attention, norm_rotate};
 
 use crate::config::ModelConfig;
 use crate::nn::{LayerNorm, Linear};
@@ -98,6 +98,12 @@ impl Attention {
             q_layernorm: norm(),
             k_layernorm: norm(),
             num_heads: config.num_attention_heads,
+        }
+    }
+
+    pub(super) fn pack(&mut self, format: WeightFormat) {
+        for layer in [&mut self.q_proj, &mut self.k_proj, &mut self.v_proj, &mut self.dense] {
+            layer.pack(format);
         }
     }
 

@@ -2,7 +2,7 @@
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
-use unif2ace_ops::{Activation, Rotary};
+use unif2ace_ops::{Activation, Rotary, WeightFormat};
 
 use super::attention::{Attention, LayerCacheUse};
 use crate::config::ModelConfig;
@@ -64,6 +64,16 @@ impl Block {
             mlp: Mlp::new(config, device),
             moe: config.moe.level.token().then(|| TokenMoe::new(config, device)),
             sequence: config.moe.level.sequence().then(|| SequenceMoe::new(config, device)),
+        }
+    }
+
+    pub(super) fn pack(&mut self, format: WeightFormat) {
+        self.self_attn.pack(format);
+        self.mlp.fc1.pack(format);
+        self.mlp.fc2.pack(format);
+        if let Some(moe) = &mut self.moe {
+            moe.t2i.pack(format);
+            moe.mmu.pack(format);
         }
     }
 

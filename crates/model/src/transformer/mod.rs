@@ -23,11 +23,11 @@ pub use positions::Positions;
 
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor};
-use unif2ace_ops::{Activation, linear};
+use unif2ace_ops::{Activation, PackedLinear, WeightFormat, linear, pack_linear, packed_linear};
 
 use crate::config::{ConfigError, ModelConfig};
 use crate::moe::{ExpertFeatures, FeatureResamplers, MoeStats, Resampled, Task};
-use crate::nn::{Embedding, LayerNorm, Linear};
+use crate::nn::{Embedding, LayerNorm, Linear, let_go};
 
 /// The backbone below `showo.model`.
 #[derive(Module, Debug)]
@@ -64,6 +64,17 @@ pub struct Unif2ace {
     pub resamplers: Option<FeatureResamplers>,
     #[module(skip)]
     config: ModelConfig,
+    #[module(skip)]
+    packed_head: Option<PackedHead>,
+}
+
+/// The head's rows in the four parts of the vocabulary: text, special tokens, image codes, the rest.
+#[derive(Debug, Clone)]
+struct PackedHead([Option<PackedLinear>; 4]);
+
+impl PackedHead {
+    const TEXT: usize = 0;
+    const IMAGE: usize = 2;
 }
 
 /// What a row starts from.
@@ -180,7 +191,43 @@ impl Unif2ace {
                 .map(|dim| (Linear::new(dim, width, true, device), GeluErf, Linear::new(width, width, true, device))),
             resamplers: config.moe.level.sequence().then(|| FeatureResamplers::new(config, device)),
             config: config.clone(),
+            packed_head: None,
         })
+    }
+
+    /// Packs all large weights once for inference, see [`Linear::pack`]: in f32 and bf16 every result stays what it is in a process of
+    /// that precision, int8 rounds. Embedding, norms and routers stay in f32.
+    #[must_use]
+    pub fn pack(mut self, format: WeightFormat) -> Self {
+        for layer in &mut self.showo.model.layers {
+            layer.pack(format);
+        }
+        if let Some(resamplers) = &mut self.resamplers {
+            resamplers.pack(format);
+        }
+        if let Some((first, _, last)) = &mut self.mm_projector {
+            first.pack(format);
+            last.pack(format);
+        }
+        if self.packed_head.is_none() {
+            let [text, image, codes] = self.vocabulary();
+            let ends = [text, image, image + codes, self.config.vocab_size];
+            let mut start = 0;
+            self.packed_head = Some(PackedHead(ends.map(|end| {
+                let rows = start..end;
+                start = end;
+                let head = &self.showo.lm_head;
+                let bias = || head.bias.as_ref().map(|bias| bias.val().narrow(0, rows.start, rows.len()));
+                (!rows.is_empty()).then(|| pack_linear(head.weight.val().narrow(0, rows.start, rows.len()), bias(), format))
+            })));
+            self.showo.lm_head.weight = let_go(&self.showo.lm_head.weight);
+        }
+        self
+    }
+
+    /// Text tokens, place of the first image code, image codes.
+    fn vocabulary(&self) -> [usize; 3] {
+        [self.config.llm_vocab_size, self.config.special_ids().image_offset as usize, self.config.codebook_size]
     }
 
     /// The configuration it was built with.
@@ -258,20 +305,31 @@ impl Unif2ace {
 
     /// Logits over the whole vocabulary, `[.., V]`.
     pub fn logits<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        self.showo.lm_head.forward(x)
+        match &self.packed_head {
+            None => self.showo.lm_head.forward(x),
+            Some(PackedHead(parts)) => {
+                let part = |layer: &PackedLinear| packed_linear(x.clone(), layer, Activation::None);
+                Tensor::cat(parts.iter().flatten().map(part).collect(), D - 1)
+            }
+        }
     }
 
     /// Logits over the image codes only, `[.., K]`.
     pub fn image_logits<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        self.head_rows(x, self.config.special_ids().image_offset as usize, self.config.codebook_size)
+        let [_, image, codes] = self.vocabulary();
+        self.head_rows(x, PackedHead::IMAGE, image, codes)
     }
 
     /// Logits over the text tokens only, `[.., llm_vocab_size]`.
     pub fn text_logits<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        self.head_rows(x, 0, self.config.llm_vocab_size)
+        let [text, ..] = self.vocabulary();
+        self.head_rows(x, PackedHead::TEXT, 0, text)
     }
 
-    fn head_rows<const D: usize>(&self, x: Tensor<D>, start: usize, num: usize) -> Tensor<D> {
+    fn head_rows<const D: usize>(&self, x: Tensor<D>, part: usize, start: usize, num: usize) -> Tensor<D> {
+        if let Some(packed) = self.packed_head.as_ref().and_then(|head| head.0[part].as_ref()) {
+            return packed_linear(x, packed, Activation::None);
+        }
         let head = &self.showo.lm_head;
         let bias = head.bias.as_ref().map(|bias| bias.val().narrow(0, start, num));
         linear(x, head.weight.val().narrow(0, start, num), bias, Activation::None)

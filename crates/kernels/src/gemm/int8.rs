@@ -1,0 +1,431 @@
+//! A right factor in 8 bits, packed once for many products: weights at inference, at half the bytes of bfloat16.
+//!
+//! Each column of [`GROUP`] values has a scale, `w ≈ scale * q` with q in -127..127; rows of the left factor are rounded the same way
+//! while they are multiplied. Sums of products of integers are exact, so a value depends neither on the rows and columns beside it nor
+//! on the instructions of the CPU, but for the rounding of the final scaling.
+
+use rayon::prelude::*;
+
+use super::micro::{MR, NR};
+use super::{Cut, Matrix, Output, SERIAL};
+use crate::cpu::{Level, level};
+
+/// Values that share a scale.
+pub const GROUP: usize = 512;
+/// Products that one instruction sums.
+const QUAD: usize = 4;
+/// Left factors are stored with this added, as unsigned bytes, which the dot-product instruction wants.
+const OFFSET: i32 = 128;
+/// Panels that are worked on together where rows are few.
+const PANELS: usize = 2;
+/// Most rows that are worked on with several panels.
+const FEW: usize = 4;
+
+type Sums = [[i32; NR]; MR];
+
+/// A matrix `[k, n]` in 8 bits.
+#[derive(Debug, Clone)]
+pub struct Int8Matrix {
+    rows: usize,
+    cols: usize,
+    /// Panels of NR columns: `[panel][quad of depths][NR][QUAD]`.
+    panels: Vec<i8>,
+    /// `[group][padded columns]`.
+    scales: Vec<f32>,
+    /// [`OFFSET`] times the sum of a group's values, `[group][padded columns]`.
+    offsets: Vec<i32>,
+}
+
+/// Rows in 8 bits: `[rows][padded depth]`, and a scale for each row and group.
+struct Rows {
+    values: Vec<u8>,
+    scales: Vec<f32>,
+    depth: usize,
+    groups: usize,
+}
+
+fn scale_of(values: impl Iterator<Item = f32>) -> f32 {
+    values.fold(0.0f32, |most, value| most.max(value.abs())) / 127.0
+}
+
+/// The nearest step; 0 where the scale is 0.
+#[inline(always)]
+fn step(value: f32, inverse: f32) -> i32 {
+    (value * inverse).round_ties_even() as i32
+}
+
+fn inverse(scale: f32) -> f32 {
+    if scale > 0.0 { scale.recip() } else { 0.0 }
+}
+
+impl Rows {
+    fn new(a: &Matrix<'_>) -> Self {
+        let depth = a.cols.next_multiple_of(QUAD);
+        let groups = a.cols.div_ceil(GROUP);
+        let mut values = vec![OFFSET as u8; a.rows * depth];
+        let mut scales = vec![0.0; a.rows * groups];
+        let row = |(row, (out, scales)): (usize, (&mut [u8], &mut [f32]))| {
+            for (group, scale) in scales.iter_mut().enumerate() {
+                let range = group * GROUP..a.cols.min((group + 1) * GROUP);
+                let at = |column: usize| a.data[row * a.row_stride + column * a.col_stride];
+                *scale = scale_of(range.clone().map(at));
+                let inverse = inverse(*scale);
+                for column in range {
+                    out[column] = (step(at(column), inverse) + OFFSET) as u8;
+                }
+            }
+        };
+        let work = values.chunks_exact_mut(depth).zip(scales.chunks_exact_mut(groups)).enumerate();
+        if a.rows * a.cols > SERIAL {
+            values.par_chunks_exact_mut(depth).zip(scales.par_chunks_exact_mut(groups)).with_min_len(8).enumerate().for_each(row);
+        } else {
+            work.for_each(row);
+        }
+        Self { values, scales, depth, groups }
+    }
+}
+
+impl Int8Matrix {
+    /// Rounds and packs `b`.
+    pub fn new(b: Matrix<'_>) -> Self {
+        let (k, n) = (b.rows, b.cols);
+        let depth = k.next_multiple_of(QUAD);
+        let (num_panels, groups) = (n.div_ceil(NR), k.div_ceil(GROUP));
+        let padded = num_panels * NR;
+        let mut panels = vec![0i8; num_panels * depth * NR];
+        let mut scales = vec![0.0f32; groups * padded];
+        let mut offsets = vec![0i32; groups * padded];
+        if depth > 0 {
+            let parts: Vec<Vec<(f32, i32)>> = panels
+                .par_chunks_exact_mut(depth * NR)
+                .enumerate()
+                .map(|(panel, out)| {
+                    let mut found = vec![(0.0, 0); groups * NR];
+                    for lane in 0..NR.min(n - panel * NR) {
+                        let at = |d: usize| b.data[d * b.row_stride + (panel * NR + lane) * b.col_stride];
+                        for group in 0..groups {
+                            let range = group * GROUP..k.min((group + 1) * GROUP);
+                            let scale = scale_of(range.clone().map(at));
+                            let inverse = inverse(scale);
+                            let mut sum = 0;
+                            for d in range {
+                                let value = step(at(d), inverse);
+                                out[d / QUAD * QUAD * NR + lane * QUAD + d % QUAD] = value as i8;
+                                sum += value;
+                            }
+                            found[group * NR + lane] = (scale, OFFSET * sum);
+                        }
+                    }
+                    found
+                })
+                .collect();
+            for (panel, found) in parts.into_iter().enumerate() {
+                for (place, (scale, offset)) in found.into_iter().enumerate() {
+                    let place = place / NR * padded + panel * NR + place % NR;
+                    (scales[place], offsets[place]) = (scale, offset);
+                }
+            }
+        }
+        Self { rows: k, cols: n, panels, scales, offsets }
+    }
+
+    /// Rows: the depth of products.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Columns.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Bytes in memory.
+    pub fn num_bytes(&self) -> usize {
+        self.panels.len() + size_of_val(self.scales.as_slice()) + size_of_val(self.offsets.as_slice())
+    }
+
+    /// The rounded values, row-major `[k, n]`.
+    pub fn unpack(&self) -> Vec<f32> {
+        let (depth, padded) = (self.rows.next_multiple_of(QUAD), self.cols.div_ceil(NR) * NR);
+        let value = |d: usize, column: usize| {
+            let (panel, lane) = (column / NR, column % NR);
+            let q = self.panels[panel * depth * NR + d / QUAD * QUAD * NR + lane * QUAD + d % QUAD];
+            self.scales[d / GROUP * padded + column] * f32::from(q)
+        };
+        (0..self.rows).flat_map(|d| (0..self.cols).map(move |column| (d, column))).map(|(d, column)| value(d, column)).collect()
+    }
+
+    /// `c = a b`, or `c += a b` if `accumulate`; `c` is row-major `[a.rows, b.cols]`. Rows of `a` are rounded to 8 bits.
+    ///
+    /// # Panics
+    /// If the inner sizes differ or `c` is too small: callers own the shapes.
+    pub fn product(&self, a: Matrix<'_>, c: &mut [f32], accumulate: bool) {
+        let (m, n, k) = (a.rows, self.cols, self.rows);
+        assert_eq!(a.cols, k, "inner sizes of a matrix product");
+        assert!(c.len() >= m * n, "room for the matrix product");
+        let c = &mut c[..m * n];
+        if !accumulate {
+            c.fill(0.0);
+        }
+        if c.is_empty() || k == 0 {
+            return;
+        }
+        let x = Rows::new(&a);
+        let parallel = m * n * k > SERIAL;
+        let num_panels = n.div_ceil(NR);
+        let cut = match m <= FEW {
+            true => {
+                let panels =
+                    if parallel { num_panels.div_ceil(4 * rayon::current_num_threads()).max(2 * PANELS) } else { num_panels };
+                Cut { rows: m, panels, row_tasks: 1, column_tasks: num_panels.div_ceil(panels), parallel }
+            }
+            false => Cut::new(m, num_panels, parallel),
+        };
+        let output = Output(c.as_mut_ptr());
+        let work = |task: usize| {
+            let row0 = task / cut.column_tasks * cut.rows;
+            let rows = row0..m.min(row0 + cut.rows);
+            let first = task % cut.column_tasks * cut.panels;
+            // SAFETY: rows and panels of tasks are disjoint, and C is borrowed mutably until all tasks are done.
+            unsafe { self.tiles(&x, rows, first..num_panels.min(first + cut.panels), output) };
+        };
+        let tasks = cut.row_tasks * cut.column_tasks;
+        if cut.parallel {
+            (0..tasks).into_par_iter().for_each(work);
+        } else {
+            (0..tasks).for_each(work);
+        }
+    }
+
+    /// Adds the products of some rows with some panels to C.
+    ///
+    /// # Safety
+    /// `output` is the start of C, valid for writes, and nobody else has access to the rows and columns that are named.
+    unsafe fn tiles(&self, x: &Rows, rows: std::ops::Range<usize>, panels: std::ops::Range<usize>, output: Output) {
+        let n = self.cols;
+        let padded = n.div_ceil(NR) * NR;
+        let together = if rows.len() <= FEW { PANELS } else { 1 };
+        for group in 0..x.groups {
+            let start = group * GROUP;
+            let quads = (x.depth - start).min(GROUP) / QUAD;
+            let mut panel = panels.start;
+            while panel < panels.end {
+                let count = together.min(panels.end - panel);
+                let b = |panel: usize| &self.panels[(panel * x.depth + start) * NR..][..quads * QUAD * NR];
+                let mut row0 = rows.start;
+                while row0 < rows.end {
+                    let height = MR.min(rows.end - row0);
+                    let mut sums: [Sums; PANELS] = [[[0; NR]; MR]; PANELS];
+                    let a = &x.values[row0 * x.depth + start..];
+                    match count {
+                        1 => dot::<1>(a, x.depth, height, [b(panel)], quads, &mut sums),
+                        _ => dot::<PANELS>(a, x.depth, height, [b(panel), b(panel + 1)], quads, &mut sums),
+                    }
+                    for (panel, sums) in (panel..panel + count).zip(&sums) {
+                        let column = panel * NR;
+                        let width = NR.min(n - column);
+                        let scales = &self.scales[group * padded + column..][..width];
+                        let offsets = &self.offsets[group * padded + column..][..width];
+                        for (row, sums) in (row0..row0 + height).zip(sums) {
+                            let scale = x.scales[row * x.groups + group];
+                            // SAFETY: the part of a row lies in C and is ours, as the caller promises; it is the only reference to it.
+                            let c = unsafe { std::slice::from_raw_parts_mut(output.at(row * n + column), width) };
+                            for (((c, sum), offset), weight) in c.iter_mut().zip(sums).zip(offsets).zip(scales) {
+                                *c += (sum - offset) as f32 * (scale * weight);
+                            }
+                        }
+                    }
+                    row0 += height;
+                }
+                panel += count;
+            }
+        }
+    }
+}
+
+/// Sums of products of `height` rows (from the start of `a`, `stride` bytes apart) with panels of `quads` quads.
+fn dot<const P: usize>(a: &[u8], stride: usize, height: usize, panels: [&[i8]; P], quads: usize, sums: &mut [Sums; PANELS]) {
+    assert!((1..=MR).contains(&height) && P <= PANELS && (P == 1 || height <= FEW));
+    assert!(a.len() >= (height - 1) * stride + quads * QUAD && panels.iter().all(|panel| panel.len() >= quads * QUAD * NR));
+    #[cfg(target_arch = "x86_64")]
+    if level() == Level::Avx512 {
+        // SAFETY: `level` found AVX-512 VNNI on this CPU; the assertions give rows and panels their lengths.
+        return unsafe { x86::dot(a, stride, height, panels, quads, sums) };
+    }
+    dot_portable(a, stride, height, panels, quads, sums);
+}
+
+/// The scalar twin.
+fn dot_portable<const P: usize>(
+    a: &[u8],
+    stride: usize,
+    height: usize,
+    panels: [&[i8]; P],
+    quads: usize,
+    sums: &mut [Sums; PANELS],
+) {
+    for (panel, sums) in panels.iter().zip(sums) {
+        for (row, sums) in sums.iter_mut().enumerate().take(height) {
+            let a = &a[row * stride..][..quads * QUAD];
+            for (a, b) in a.chunks_exact(QUAD).zip(panel.chunks_exact(QUAD * NR)) {
+                for (sum, b) in sums.iter_mut().zip(b.chunks_exact(QUAD)) {
+                    *sum += a.iter().zip(b).map(|(&a, &b)| i32::from(a) * i32::from(b)).sum::<i32>();
+                }
+            }
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::*;
+
+    use super::{MR, NR, PANELS, QUAD, Sums};
+
+    /// # Safety
+    /// The CPU has AVX-512 F and VNNI; rows and panels have the lengths that [`super::dot`] asserts.
+    #[target_feature(enable = "avx512f,avx512vnni")]
+    pub(super) unsafe fn dot<const P: usize>(
+        a: &[u8],
+        stride: usize,
+        height: usize,
+        panels: [&[i8]; P],
+        quads: usize,
+        sums: &mut [Sums; PANELS],
+    ) {
+        let panels = panels.map(|panel| panel.as_ptr());
+        let a = a.as_ptr();
+        // SAFETY: the caller's promise; each kernel reads as many rows as its name says.
+        unsafe {
+            match height {
+                1 => kernel::<1, P>(a, stride, panels, quads, sums),
+                2 => kernel::<2, P>(a, stride, panels, quads, sums),
+                3 => kernel::<3, P>(a, stride, panels, quads, sums),
+                4 => kernel::<4, P>(a, stride, panels, quads, sums),
+                5 => kernel::<5, P>(a, stride, panels, quads, sums),
+                6 => kernel::<6, P>(a, stride, panels, quads, sums),
+                7 => kernel::<7, P>(a, stride, panels, quads, sums),
+                8 => kernel::<8, P>(a, stride, panels, quads, sums),
+                9 => kernel::<9, P>(a, stride, panels, quads, sums),
+                10 => kernel::<10, P>(a, stride, panels, quads, sums),
+                11 => kernel::<11, P>(a, stride, panels, quads, sums),
+                _ => kernel::<MR, P>(a, stride, panels, quads, sums),
+            }
+        }
+    }
+
+    /// # Safety
+    /// The CPU has AVX-512 F and VNNI; from `a` ROWS rows of `quads` quads lie `stride` bytes apart; panels hold `quads * QUAD * NR` bytes.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512vnni")]
+    unsafe fn kernel<const ROWS: usize, const P: usize>(
+        a: *const u8,
+        stride: usize,
+        panels: [*const i8; P],
+        quads: usize,
+        sums: &mut [Sums; PANELS],
+    ) {
+        let mut registers = [[[_mm512_setzero_si512(); 2]; P]; ROWS];
+        for quad in 0..quads {
+            // SAFETY: `quad` is below `quads`; the caller's promise; reads are unaligned ones.
+            unsafe {
+                let values = panels.map(|panel| {
+                    let line = panel.add(quad * QUAD * NR);
+                    [_mm512_loadu_si512(line.cast()), _mm512_loadu_si512(line.add(QUAD * NR / 2).cast())]
+                });
+                for (row, sums) in registers.iter_mut().enumerate() {
+                    let factor = _mm512_set1_epi32(a.add(row * stride + quad * QUAD).cast::<i32>().read_unaligned());
+                    for (sum, values) in sums.iter_mut().zip(values) {
+                        sum[0] = _mm512_dpbusd_epi32(sum[0], factor, values[0]);
+                        sum[1] = _mm512_dpbusd_epi32(sum[1], factor, values[1]);
+                    }
+                }
+            }
+        }
+        for (row, panels) in registers.into_iter().enumerate() {
+            for (panel, halves) in panels.into_iter().enumerate() {
+                let out = sums[panel][row].as_mut_ptr();
+                // SAFETY: 32 values are two vectors.
+                unsafe {
+                    _mm512_storeu_si512(out.cast(), halves[0]);
+                    _mm512_storeu_si512(out.add(16).cast(), halves[1]);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::at_every_level;
+
+    fn values(count: usize, seed: u32) -> Vec<f32> {
+        (0..count as u32).map(|i| ((i ^ seed).wrapping_mul(2_654_435_761) >> 8) as f32 / (1 << 23) as f32 - 1.0).collect()
+    }
+
+    /// What the product is by definition: both factors rounded, then multiplied in f64.
+    fn expected(a: &[f32], packed: &Int8Matrix, m: usize) -> Vec<f64> {
+        let (k, n) = (packed.rows(), packed.cols());
+        let w = packed.unpack();
+        let mut rounded = vec![0.0f64; m * k];
+        for (out, a) in rounded.chunks_mut(k).zip(a.chunks(k)) {
+            for (out, a) in out.chunks_mut(GROUP).zip(a.chunks(GROUP)) {
+                let scale = scale_of(a.iter().copied());
+                out.iter_mut().zip(a).for_each(|(out, a)| *out = f64::from(scale) * f64::from(step(*a, inverse(scale))));
+            }
+        }
+        (0..m * n).map(|i| (0..k).map(|d| rounded[i / n * k + d] * f64::from(w[d * n + i % n])).sum()).collect()
+    }
+
+    #[test]
+    fn products_equal_the_definition_at_every_level_and_odd_size() {
+        at_every_level(|level| {
+            for (m, n, k) in
+                [(1, 1, 1), (1, 70, 1025), (2, 33, 7), (3, 64, 513), (4, 97, 30), (5, 31, 9), (12, 40, 64), (50, 129, 700)]
+            {
+                let (a, w) = (values(m * k, 1), values(n * k, 2));
+                let packed = Int8Matrix::new(Matrix::new(&w, n, k).t());
+                let expected = expected(&a, &packed, m);
+                let start = values(m * n, 3);
+                for accumulate in [false, true] {
+                    let mut c = start.clone();
+                    packed.product(Matrix::new(&a, m, k), &mut c, accumulate);
+                    for ((c, e), s) in c.iter().zip(&expected).zip(&start) {
+                        let e = if accumulate { e + f64::from(*s) } else { *e };
+                        let tolerance = 1e-5 * (k as f64).sqrt() + 1e-6;
+                        assert!((f64::from(*c) - e).abs() < tolerance, "{level:?} {m}x{n}x{k}: {c} vs {e}");
+                    }
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn a_row_gives_the_same_bits_alone_and_among_others_and_at_every_level() {
+        let (m, n, k) = (30, 70, 600);
+        let (a, w) = (values(m * k, 1), values(n * k, 2));
+        let packed = Int8Matrix::new(Matrix::new(&w, n, k).t());
+        let mut all = vec![0.0; m * n];
+        packed.product(Matrix::new(&a, m, k), &mut all, false);
+        at_every_level(|level| {
+            for rows in [1, 2, 4, 5, 13] {
+                let mut some = vec![0.0; rows * n];
+                packed.product(Matrix::new(&a[7 * k..], rows, k), &mut some, false);
+                assert_eq!(some, all[7 * n..][..rows * n], "{level:?} {rows} rows");
+            }
+        });
+    }
+
+    #[test]
+    fn rounding_is_within_half_a_step_and_zeros_stay_zeros() {
+        let (k, n) = (1030, 9);
+        let mut w = values(k * n, 4);
+        w.iter_mut().skip(3).step_by(n).for_each(|value| *value = 0.0);
+        let found = Int8Matrix::new(Matrix::new(&w, k, n)).unpack();
+        for (found, w) in found.iter().zip(&w) {
+            assert!((found - w).abs() <= 0.5 / 127.0 + 1e-6);
+        }
+        assert!(found.iter().skip(3).step_by(n).all(|&value| value == 0.0));
+    }
+}

@@ -1,13 +1,20 @@
 //! The layers that every network here is made of, with parameters laid out and named as in the checkpoints.
 
-use burn::module::{Module, Param};
-use burn::tensor::{Device, Distribution, Int, Tensor};
+use burn::module::{Initializer, Module, Param};
+use burn::tensor::{Device, Int, Tensor};
 use unif2ace_ops::{
     Activation, PackedLinear, Precision, WeightFormat, layer_norm, linear, linear_in, pack_linear, packed_linear,
 };
 
 /// Standard deviation of initial linear and embedding weights (showo.md §1.1).
 pub const INIT_STD: f64 = 0.02;
+
+/// A parameter of normal values with standard deviation `std`, zeros for 0. They are drawn when they are first used: a network that is
+/// loaded from a file draws nothing.
+pub(crate) fn normal<const D: usize>(shape: [usize; D], std: f64, device: &Device) -> Param<Tensor<D>> {
+    let values = if std == 0.0 { Initializer::Zeros } else { Initializer::Normal { mean: 0.0, std } };
+    values.init(shape, device)
+}
 
 /// What is left of a parameter whose values have been packed.
 pub(crate) fn let_go<const D: usize>(param: &Param<Tensor<D>>) -> Param<Tensor<D>> {
@@ -33,11 +40,8 @@ impl Linear {
 
     /// Normal weights with standard deviation `std` (0 for a layer that starts as zero), zero bias.
     pub fn with_std(num_in: usize, num_out: usize, bias: bool, std: f64, device: &Device) -> Self {
-        let shape = [num_out, num_in];
-        let weight =
-            if std == 0.0 { Tensor::zeros(shape, device) } else { Tensor::random(shape, Distribution::Normal(0.0, std), device) };
-        let bias = bias.then(|| Param::from_tensor(Tensor::zeros([num_out], device)));
-        Self { weight: Param::from_tensor(weight), bias, packed: None }
+        let weight = normal([num_out, num_in], std, device);
+        Self { weight, bias: bias.then(|| normal([num_out], 0.0, device)), packed: None }
     }
 
     /// Packs the weights for inference. The plain ones are let go: from here on the layer can be neither trained nor saved.
@@ -105,8 +109,7 @@ pub struct Embedding {
 impl Embedding {
     /// Normal rows with standard deviation [`INIT_STD`].
     pub fn new(num_entries: usize, width: usize, device: &Device) -> Self {
-        let weight = Tensor::random([num_entries, width], Distribution::Normal(0.0, INIT_STD), device);
-        Self { weight: Param::from_tensor(weight) }
+        Self { weight: normal([num_entries, width], INIT_STD, device) }
     }
 
     /// Rows of `ids_BL`: `[B, L, width]`.

@@ -3,10 +3,10 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::activation::gelu;
-use burn::tensor::{Device, Distribution, Tensor};
+use burn::tensor::{Device, Tensor};
 use unif2ace_ops::{Activation, Conv2dOptions, linear};
 
-use crate::nn::LayerNorm;
+use crate::nn::{LayerNorm, normal};
 use crate::vq::layers::{Conv2d, space_to_depth};
 
 /// A linear map of each patch, without bias; the weight is stored as a convolution's.
@@ -21,7 +21,7 @@ impl PatchEmbedding {
     pub fn new(channels: usize, width: usize, patch: usize, device: &Device) -> Self {
         let std = 1.0 / ((channels * patch * patch) as f64).sqrt();
         let shape = [width, channels, patch, patch];
-        Self { weight: Param::from_tensor(Tensor::random(shape, Distribution::Normal(0.0, std), device)) }
+        Self { weight: normal(shape, std, device) }
     }
 
     /// `[B, H, W, C] -> [B, H/patch, W/patch, D]`.

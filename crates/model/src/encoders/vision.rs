@@ -2,11 +2,11 @@
 #![allow(non_snake_case)]
 
 use burn::module::{Module, Param};
-use burn::tensor::{Device, Distribution, Tensor};
+use burn::tensor::{Device, Tensor};
 
 use super::block::LayerSizes;
 use super::{ClipVisionConfig, ConvStem, Encoder, EncoderError, PatchEmbedding, Stem};
-use crate::nn::{Embedding, LayerNorm};
+use crate::nn::{Embedding, LayerNorm, normal};
 
 /// Class token, patches and positions.
 #[derive(Module, Debug)]
@@ -56,7 +56,6 @@ impl VisionTransformer {
         config.check()?;
         let (width, eps) = (config.hidden_size, config.layer_norm_eps);
         let (channels, patch) = (config.num_channels, config.patch_size);
-        let class = Distribution::Normal(0.0, 1.0 / (width as f64).sqrt());
         let is_patch = config.stem == Stem::Patch;
         let sizes = LayerSizes {
             width,
@@ -68,7 +67,7 @@ impl VisionTransformer {
         };
         Ok(Self {
             embeddings: VisionEmbeddings {
-                class_embedding: Param::from_tensor(Tensor::random([width], class, device)),
+                class_embedding: normal([width], (width as f64).sqrt().recip(), device),
                 patch_embedding: is_patch.then(|| PatchEmbedding::new(channels, width, patch, device)),
                 stem: (!is_patch).then(|| ConvStem::new(channels, width, patch, eps, device)),
                 position_embedding: Embedding::new(1 + config.num_patches(), width, device),

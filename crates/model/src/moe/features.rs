@@ -3,12 +3,12 @@
 //! B batch, P feature positions, C feature width, N image tokens, D width.
 
 use burn::module::{Module, Param};
-use burn::tensor::{Device, Distribution, Tensor, TensorData};
+use burn::tensor::{Device, Tensor, TensorData};
 use unif2ace_ops::{Activation, WeightFormat, attention};
 
 use super::Task;
 use crate::config::ModelConfig;
-use crate::nn::{LayerNorm, Linear};
+use crate::nn::{LayerNorm, Linear, normal};
 
 /// Sines and cosines each of the noise level's embedding.
 pub(crate) const NOISE_FREQUENCIES: usize = 64;
@@ -57,9 +57,8 @@ impl Resampler {
     pub fn new(feature_dim: usize, config: &ModelConfig, device: &Device) -> Self {
         let width = config.hidden_size;
         let fan_in = |num: usize| (num as f64).sqrt().recip();
-        let queries = Tensor::random([config.num_vq_tokens, width], Distribution::Normal(0.0, 1.0), device);
         Self {
-            queries: Param::from_tensor(queries),
+            queries: normal([config.num_vq_tokens, width], 1.0, device),
             norm: LayerNorm::new(feature_dim, config.layer_norm_eps, device),
             k_proj: Linear::with_std(feature_dim, width, true, fan_in(feature_dim), device),
             v_proj: Linear::with_std(feature_dim, width, true, fan_in(feature_dim), device),

@@ -3,12 +3,12 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::activation::softmax;
-use burn::tensor::{Device, Distribution, Int, Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 use unif2ace_ops::{Activation, PackedExperts, WeightFormat, moe_mlp, pack_experts, packed_moe_mlp};
 
 use super::Task;
 use crate::config::ModelConfig;
-use crate::nn::{INIT_STD, Linear, let_go};
+use crate::nn::{INIT_STD, Linear, let_go, normal};
 
 /// One group of routed experts.
 #[derive(Module, Debug)]
@@ -44,13 +44,12 @@ impl TokenExperts {
     pub fn new(config: &ModelConfig, device: &Device) -> Self {
         let moe = &config.moe;
         let [experts, inner, width] = [moe.num_routed_experts, moe.routed_intermediate_size, config.hidden_size];
-        let normal = Distribution::Normal(0.0, INIT_STD);
         Self {
             router: Linear::new(width, experts, false, device),
-            fc1_weight: Param::from_tensor(Tensor::random([experts, inner, width], normal, device)),
-            fc1_bias: Param::from_tensor(Tensor::zeros([experts, inner], device)),
-            fc2_weight: Param::from_tensor(Tensor::zeros([experts, width, inner], device)),
-            fc2_bias: Param::from_tensor(Tensor::zeros([experts, width], device)),
+            fc1_weight: normal([experts, inner, width], INIT_STD, device),
+            fc1_bias: normal([experts, inner], 0.0, device),
+            fc2_weight: normal([experts, width, inner], 0.0, device),
+            fc2_bias: normal([experts, width], 0.0, device),
             num_experts_per_tok: moe.num_experts_per_tok,
             packed: None,
         }

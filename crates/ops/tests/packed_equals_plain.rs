@@ -34,8 +34,9 @@ fn values_and_the_gradient_of_x() {
                 (values(y), values(x.grad(&grads).unwrap()))
             };
             let (y, dx) = run(portable::linear(x.clone(), weight.clone(), bias.clone(), act));
-            // Rounding both factors to 8 bits costs up to 2^-8 a product.
-            for (format, tolerance) in [(WeightFormat::F32, 1e-4), (WeightFormat::Bf16, 2e-2), (WeightFormat::Int8, 3e-2)] {
+            // Rounding both factors to 8 bits costs up to 2^-8 a product; int8's steps are 1/127 of the largest value, and the error before
+            // the activation shows again in its derivative. That int8 is exact but for its rounding is a test of the kernels.
+            for (format, tolerance) in [(WeightFormat::F32, 1e-4), (WeightFormat::Bf16, 2e-2), (WeightFormat::Int8, 0.1)] {
                 let layer = pack_linear(weight.clone(), bias.clone(), format);
                 let (found, gradient) = run(packed_linear(x.clone(), &layer, act));
                 let what = format!("{level:?} {format:?} {rows}x{num_in}x{num_out}");
@@ -83,7 +84,7 @@ fn experts_and_the_gradients_of_rows_and_gates() {
         let plain =
             portable::moe_mlp(x.clone(), index.clone(), gates.clone(), w1.clone(), b1.clone(), w2.clone(), b2.clone(), act);
         let (y, dx, d_gates) = run(plain);
-        for (format, tolerance) in [(WeightFormat::F32, 1e-4), (WeightFormat::Bf16, 2e-2), (WeightFormat::Int8, 3e-2)] {
+        for (format, tolerance) in [(WeightFormat::F32, 1e-4), (WeightFormat::Bf16, 2e-2), (WeightFormat::Int8, 0.1)] {
             let bank = pack_experts(w1.clone(), b1.clone(), w2.clone(), b2.clone(), format);
             let (found, found_dx, found_gates) = run(packed_moe_mlp(x.clone(), index.clone(), gates.clone(), &bank, act));
             let what = format!("{format:?}, {rows} rows");

@@ -186,6 +186,9 @@ pub struct VqRecipe {
     /// Weight of the mean absolute error beside the squared error.
     #[serde(default)]
     pub l1_weight: f64,
+    /// Train the decoder alone: codes stay what they are, and so does what a transformer has learnt of them.
+    #[serde(default)]
+    pub decoder_only: bool,
 }
 
 /// The attribute network.

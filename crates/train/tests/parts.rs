@@ -1,6 +1,7 @@
 //! The shipped recipes, shrunk to seconds, on the face sample in the repository.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test may end by them
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -167,6 +168,29 @@ fn a_run_in_two_sessions_is_the_run_in_one() {
         let file = if part == "face" { "face" } else { "model" };
         let exported = |folder: &Path| fs::read(folder.join(format!("model/{file}.safetensors"))).unwrap();
         assert!(exported(whole.path()) == exported(halves.path()), "the weights of {part} differ");
+    }
+}
+
+#[test]
+fn the_decoder_alone_learns_and_the_codes_stay() {
+    let _alone = ALONE.lock();
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    face_set(folder);
+    let weights = |step: u64| -> BTreeMap<String, Vec<u8>> {
+        let file = folder.join(format!("run-vq/checkpoints/step-{step:08}/weights.safetensors"));
+        let bytes = fs::read(file).unwrap();
+        let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        tensors.iter().map(|(name, tensor)| (name.to_owned(), tensor.data().to_vec())).collect()
+    };
+    train(folder, &shrunk("vq", folder, 2), false);
+    let before = weights(2);
+    let mut recipe = shrunk("vq", folder, 4);
+    recipe["vq"].as_table_mut().unwrap().insert("decoder_only".into(), true.into());
+    train(folder, &recipe, true);
+    for ((name, before), (same, after)) in before.iter().zip(&weights(4)) {
+        assert_eq!(name, same);
+        assert_eq!(before == after, name.starts_with("encoder."), "{name}");
     }
 }
 

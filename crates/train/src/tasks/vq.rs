@@ -39,13 +39,19 @@ impl Objective for VqObjective {
         // A mirrored portrait is a portrait.
         let augment = |row| Augment { flip: key.uniform(Stream::Augment, row as u32, 0) < 0.5, shift: [0, 0] };
         let pixels_BHWC = self.train.batch(&indices, augment, &self.device);
-        let z_BhwC = model.encode_z(pixels_BHWC.clone());
+        let mut z_BhwC = model.encode_z(pixels_BHWC.clone());
+        if self.recipe.decoder_only {
+            z_BhwC = z_BhwC.detach();
+        }
         let quantized = model.quantize(z_BhwC);
         let difference = model.decode_codes(quantized.codes_BhwC) - pixels_BHWC;
         let squared = difference.clone().powi_scalar(2).mean();
-        let mut total = squared.clone()
-            + quantized.commit_loss.clone().mul_scalar(self.recipe.commit_weight)
-            + quantized.entropy_loss.clone().mul_scalar(self.recipe.entropy_weight);
+        let mut total = squared.clone();
+        if !self.recipe.decoder_only {
+            total = total
+                + quantized.commit_loss.clone().mul_scalar(self.recipe.commit_weight)
+                + quantized.entropy_loss.clone().mul_scalar(self.recipe.entropy_weight);
+        }
         if self.recipe.l1_weight > 0.0 {
             total = total + difference.abs().mean().mul_scalar(self.recipe.l1_weight);
         }

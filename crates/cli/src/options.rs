@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use unif2ace_diffusion::sampler::Sampler;
-use unif2ace_pipeline::{DeviceName, GenerateOptions, Pipeline, PipelineError, PipelineOptions, WeightFormat};
+use unif2ace_pipeline::{DeviceName, GenerateOptions, GenerationConfig, Pipeline, PipelineError, PipelineOptions, WeightFormat};
 
 use crate::outcome::Failure;
 
@@ -71,13 +71,13 @@ pub struct DenoisingArgs {
     /// Denoising steps.
     #[arg(long, default_value_t = 12, help_heading = "Sampling")]
     pub num_inference_steps: usize,
-    /// How closely the prompt is followed; 0 for no guidance.
-    #[arg(long, default_value_t = 2.0, allow_negative_numbers = true, help_heading = "Sampling")]
-    pub guidance_scale: f32,
+    /// How closely the prompt is followed; 0 for no guidance [default: what the model recommends, or 2].
+    #[arg(long, allow_negative_numbers = true, help_heading = "Sampling")]
+    pub guidance_scale: Option<f32>,
     /// Randomness: of the order in which tokens are kept (maskgit), or of the tokens (euler, tweedie).
     #[arg(long, default_value_t = 1.0, allow_negative_numbers = true, help_heading = "Sampling")]
     pub temperature: f32,
-    /// Draw each image token from so many of the most probable ones only.
+    /// Draw each image token from so many of the most probable ones only; 0 for all [default: what the model recommends, or all].
     #[arg(long, value_name = "K", help_heading = "Sampling")]
     pub top_k: Option<usize>,
     /// maskgit, euler or tweedie.
@@ -105,25 +105,31 @@ pub struct SamplingArgs {
 }
 
 impl DenoisingArgs {
-    /// As options of the pipeline.
-    pub fn options(&self, prompt: &str) -> GenerateOptions {
-        GenerateOptions {
+    /// As options of the pipeline, with what the model recommends where nothing was asked for.
+    pub fn options(&self, prompt: &str, model: &ModelArgs) -> Result<GenerateOptions, PipelineError> {
+        let recommended = GenerationConfig::read(&model.model)?.options();
+        Ok(GenerateOptions {
             prompt: prompt.to_owned(),
             seed: self.seed,
             num_inference_steps: self.num_inference_steps,
-            guidance_scale: self.guidance_scale,
+            guidance_scale: self.guidance_scale.unwrap_or(recommended.guidance_scale),
             temperature: self.temperature,
-            top_k: self.top_k,
+            top_k: match self.top_k {
+                None => recommended.top_k,
+                Some(0) => None,
+                some => some,
+            },
             sampler: self.sampler,
-            ..GenerateOptions::default()
-        }
+            ..recommended
+        })
     }
 }
 
 impl SamplingArgs {
     /// As options of the pipeline.
-    pub fn options(&self, prompt: &str) -> GenerateOptions {
-        GenerateOptions { num_images: self.num_images, decode_steps: self.save_steps.is_some(), ..self.denoising.options(prompt) }
+    pub fn options(&self, prompt: &str, model: &ModelArgs) -> Result<GenerateOptions, PipelineError> {
+        let options = self.denoising.options(prompt, model)?;
+        Ok(GenerateOptions { num_images: self.num_images, decode_steps: self.save_steps.is_some(), ..options })
     }
 
     /// A bar over all steps of all pictures; hidden where standard error is no terminal.

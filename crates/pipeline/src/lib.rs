@@ -19,6 +19,7 @@ mod generate;
 mod inspect;
 mod parts;
 mod pretrained;
+mod recommended;
 mod score;
 
 pub use answer::{AnswerOptions, CAPTION_REQUEST, PictureContext};
@@ -29,5 +30,6 @@ pub use generate::{EditOptions, GenerateOptions, Progress};
 pub use inspect::{ExpertUse, Summary, draw_expert_use, summary, tensors};
 pub use parts::Parts;
 pub use pretrained::{DeviceName, Pipeline, PipelineOptions};
+pub use recommended::GenerationConfig;
 pub use score::{Score, ScoreOptions};
 pub use unif2ace_ops::WeightFormat;

@@ -34,7 +34,7 @@ pub struct EditArgs {
 
 /// Repaints and writes.
 pub fn run(args: &EditArgs) -> Outcome {
-    let generate = args.sampling.options(&args.prompt);
+    let generate = args.sampling.options(&args.prompt, &args.model)?;
     generate.check()?;
     check_outputs(&args.output, generate.num_images)?;
     let image = load_rgb(&args.image, DecodeLimits::default())?;
@@ -51,7 +51,7 @@ pub fn run(args: &EditArgs) -> Outcome {
         (None, names) => Region::parse_mask(names.as_deref().unwrap_or_default(), pipeline.grid())?,
     };
     let options = EditOptions { generate, repaint };
-    make(&pipeline, &args.sampling, &args.output, &args.prompt, 1, |progress| pipeline.edit(&image, &options, progress))
+    make(&pipeline, &args.sampling, &options.generate, &args.output, 1, |progress| pipeline.edit(&image, &options, progress))
 }
 
 fn same_size(image: &RgbImage, mask: &GrayImage, path: &std::path::Path) -> Result<(), Failure> {

@@ -34,15 +34,16 @@ pub struct EvalArgs {
 
 /// Measures and prints.
 pub fn run(args: EvalArgs) -> Outcome {
+    let drawing = args.denoising.options("", &args.model)?;
     let pipeline = args.model.load()?;
     let options = EvalOptions {
         faces: args.faces,
         split: args.split,
         num_images: args.num_images,
         num_generated: args.num_generated,
-        sampler: args.denoising.options("").sampler_config(),
-        guidance_scale: args.denoising.guidance_scale,
-        seed: args.denoising.seed,
+        sampler: drawing.sampler_config(),
+        guidance_scale: drawing.guidance_scale,
+        seed: drawing.seed,
         prompts: args.prompts,
     };
     let report = evaluate(&pipeline, &options, &mut |what| tracing::info!("{what}"))?;

@@ -40,14 +40,14 @@ pub fn run(args: &ExtendArgs) -> Outcome {
             "extend makes one picture, without pictures of its steps\nhint: leave out --num-images and --save-steps",
         ));
     }
-    let generate = args.sampling.options(&args.prompt);
+    let generate = args.sampling.options(&args.prompt, &args.model)?;
     generate.check()?;
     check_outputs(&args.output, 1)?;
     let image = load_rgb(&args.image, DecodeLimits::default())?;
     let pipeline = args.model.load()?;
     let options = ExtendOptions { generate, directions: args.direction.clone(), offset: args.offset };
     let runs = args.direction.len();
-    make(&pipeline, &args.sampling, &args.output, &args.prompt, runs, |progress| {
+    make(&pipeline, &args.sampling, &options.generate, &args.output, runs, |progress| {
         Ok(vec![pipeline.extend(&image, &options, progress)?])
     })
 }

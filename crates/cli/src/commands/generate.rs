@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use unif2ace_image::{Provenance, RgbImage, save_gif, save_png};
-use unif2ace_pipeline::{Pipeline, PipelineError, Progress};
+use unif2ace_pipeline::{GenerateOptions, Pipeline, PipelineError, Progress};
 
 use crate::options::{ModelArgs, SamplingArgs, catch_interrupt, check_outputs, interrupted, numbered};
 use crate::outcome::{Failure, Outcome, say};
@@ -28,19 +28,19 @@ pub struct GenerateArgs {
 
 /// Generates and writes.
 pub fn run(args: &GenerateArgs) -> Outcome {
-    let options = args.sampling.options(&args.prompt);
+    let options = args.sampling.options(&args.prompt, &args.model)?;
     options.check()?;
     check_outputs(&args.output, options.num_images)?;
     let pipeline = args.model.load()?;
-    make(&pipeline, &args.sampling, &args.output, &args.prompt, 1, |progress| pipeline.generate(&options, progress))
+    make(&pipeline, &args.sampling, &options, &args.output, 1, |progress| pipeline.generate(&options, progress))
 }
 
 /// Runs `work`, which samples `runs_per_image` times for each picture, with a progress bar and writes its pictures, and those of the steps, where they were asked for.
 pub fn make(
     pipeline: &Pipeline,
     sampling: &SamplingArgs,
+    options: &GenerateOptions,
     output: &Path,
-    prompt: &str,
     runs_per_image: usize,
     work: impl FnOnce(&mut dyn FnMut(&Progress<'_>) -> bool) -> Result<Vec<RgbImage>, PipelineError>,
 ) -> Outcome {
@@ -66,34 +66,33 @@ pub fn make(
         for (index, frames) in steps.iter().enumerate() {
             for (step, frame) in frames.iter().enumerate() {
                 let path = folder.join(format!("image-{:02}-step-{:02}.png", index + 1, step + 1));
-                save_png(path, frame, Some(&provenance(pipeline, sampling, prompt, index)))?;
+                save_png(path, frame, Some(&provenance(pipeline, sampling, options, index)))?;
             }
             save_gif(folder.join(format!("image-{:02}.gif", index + 1)), frames, STEP_DELAY_MS)?;
         }
     }
     for (index, image) in images.iter().enumerate() {
         let path = numbered(output, index, images.len());
-        save_png(&path, image, Some(&provenance(pipeline, sampling, prompt, index)))?;
+        save_png(&path, image, Some(&provenance(pipeline, sampling, options, index)))?;
         say(&path.display().to_string())?;
     }
     Ok(())
 }
 
-fn provenance(pipeline: &Pipeline, sampling: &SamplingArgs, prompt: &str, index: usize) -> Provenance {
-    let denoising = &sampling.denoising;
+fn provenance(pipeline: &Pipeline, sampling: &SamplingArgs, options: &GenerateOptions, index: usize) -> Provenance {
     let settings = [
         ("Image index", index.to_string()),
-        ("Sampler", denoising.sampler.to_string()),
-        ("Inference steps", denoising.num_inference_steps.to_string()),
-        ("Guidance scale", denoising.guidance_scale.to_string()),
-        ("Temperature", denoising.temperature.to_string()),
-        ("Top k", denoising.top_k.map_or_else(|| "all".into(), |k| k.to_string())),
+        ("Sampler", options.sampler.to_string()),
+        ("Inference steps", options.num_inference_steps.to_string()),
+        ("Guidance scale", options.guidance_scale.to_string()),
+        ("Temperature", options.temperature.to_string()),
+        ("Top k", options.top_k.map_or_else(|| "all".into(), |k| k.to_string())),
     ];
     Provenance {
         software: concat!("unif2ace ", env!("CARGO_PKG_VERSION")).into(),
         model: pipeline.name.clone(),
-        prompt: (!sampling.private).then(|| prompt.to_owned()),
-        seed: Some(denoising.seed),
+        prompt: (!sampling.private).then(|| options.prompt.clone()),
+        seed: Some(options.seed),
         settings: settings.map(|(keyword, text)| (keyword.to_owned(), text)).into(),
     }
 }

@@ -99,12 +99,15 @@ pub struct PackedExperts(ExpertsForm);
 enum ExpertsForm {
     Packed(Arc<Bank>),
     /// As given, where the device isn't the CPU backend.
-    Plain {
-        w1_EFD: Tensor<3>,
-        b1_EF: Tensor<2>,
-        w2_EDF: Tensor<3>,
-        b2_ED: Tensor<2>,
-    },
+    Plain(Box<PlainExperts>),
+}
+
+#[derive(Debug, Clone)]
+struct PlainExperts {
+    w1_EFD: Tensor<3>,
+    b1_EF: Tensor<2>,
+    w2_EDF: Tensor<3>,
+    b2_ED: Tensor<2>,
 }
 
 /// Packs experts for [`packed_moe_mlp`]; shapes and copying as in [`crate::moe_mlp`] and [`pack_linear`].
@@ -116,7 +119,7 @@ pub fn pack_experts(
     format: WeightFormat,
 ) -> PackedExperts {
     if !on_cpu(&w1_EFD.device()) {
-        return PackedExperts(ExpertsForm::Plain { w1_EFD, b1_EF, w2_EDF, b2_ED });
+        return PackedExperts(ExpertsForm::Plain(Box::new(PlainExperts { w1_EFD, b1_EF, w2_EDF, b2_ED })));
     }
     let [experts, inner, width] = w1_EFD.dims();
     let [w1, b1] = [floats(w1_EFD.into_data()), floats(b1_EF.into_data())];
@@ -136,9 +139,9 @@ pub fn packed_moe_mlp(
 ) -> Tensor<2> {
     let bank = match &experts.0 {
         ExpertsForm::Packed(bank) => bank.clone(),
-        ExpertsForm::Plain { w1_EFD, b1_EF, w2_EDF, b2_ED } => {
-            let [b1_EF, b2_ED] = [b1_EF.clone(), b2_ED.clone()];
-            return crate::moe_mlp(x_RD, expert_index_RK, gates_RK, w1_EFD.clone(), b1_EF, w2_EDF.clone(), b2_ED, act);
+        ExpertsForm::Plain(plain) => {
+            let PlainExperts { w1_EFD, b1_EF, w2_EDF, b2_ED } = PlainExperts::clone(plain);
+            return crate::moe_mlp(x_RD, expert_index_RK, gates_RK, w1_EFD, b1_EF, w2_EDF, b2_ED, act);
         }
     };
     let [x, gates] = [x_RD, gates_RK].map(Tensor::into_dispatch);

@@ -1,10 +1,11 @@
 //! What people call: a model folder becomes a [`Pipeline`] that generates, edits, answers, captions and scores.
 //!
 //! ```no_run
-//! use unif2ace_pipeline::{GenerateOptions, Pipeline, PipelineOptions};
+//! use unif2ace_pipeline::{GenerateOptions, GenerationConfig, Pipeline, PipelineOptions};
 //! # fn main() -> Result<(), unif2ace_pipeline::PipelineError> {
 //! let pipeline = Pipeline::from_pretrained("models/mini", &PipelineOptions::default())?;
-//! let options = GenerateOptions { prompt: "a smiling old man with a grey beard".into(), ..GenerateOptions::default() };
+//! let recommended = GenerationConfig::read("models/mini")?.options();
+//! let options = GenerateOptions { prompt: "a smiling old man with a grey beard".into(), ..recommended };
 //! let images = pipeline.generate(&options, &mut |_| true)?;
 //! # Ok(())
 //! # }

@@ -13,4 +13,5 @@ pub mod memory;
 pub mod moe;
 pub mod norm;
 pub mod optim;
+pub mod store;
 mod simd;

@@ -2,13 +2,15 @@
 //!
 //! Each column of [`GROUP`] values has a scale, `w ≈ scale * q` with q in -127..127; rows of the left factor are rounded the same way
 //! while they are multiplied. Sums of products of integers are exact, so a value depends neither on the rows and columns beside it nor
-//! on the instructions of the CPU, but for the rounding of the final scaling.
+//! on the instructions of the CPU, but for the rounding of the final scaling, which is the same everywhere.
 
 use rayon::prelude::*;
 
-use super::micro::{MR, NR};
+use super::micro::{self, MR, NR, Target};
 use super::{Cut, Matrix, Output, SERIAL};
 use crate::cpu::{Level, level};
+use crate::simd::multiversion;
+use crate::store::Store;
 
 /// Values that share a scale.
 pub const GROUP: usize = 512;
@@ -20,8 +22,11 @@ const OFFSET: i32 = 128;
 const PANELS: usize = 2;
 /// Most rows that are worked on with several panels.
 const FEW: usize = 4;
+/// Groups whose sums are added up before they go to C: a block of the left factor of that depth stays in the second-level cache.
+const CHUNK: usize = 8;
 
-type Sums = [[i32; NR]; MR];
+/// A tile of C in the making, for each panel.
+type Tiles = [[[f32; NR]; MR]; PANELS];
 
 /// A matrix `[k, n]` in 8 bits.
 #[derive(Debug, Clone)]
@@ -29,17 +34,18 @@ pub struct Int8Matrix {
     rows: usize,
     cols: usize,
     /// Panels of NR columns: `[panel][quad of depths][NR][QUAD]`.
-    panels: Vec<i8>,
+    panels: Store<i8>,
     /// `[group][padded columns]`.
-    scales: Vec<f32>,
+    scales: Store<f32>,
     /// [`OFFSET`] times the sum of a group's values, `[group][padded columns]`.
-    offsets: Vec<i32>,
+    offsets: Store<i32>,
 }
 
-/// Rows in 8 bits: `[rows][padded depth]`, and a scale for each row and group.
+/// Rows in 8 bits, in panels of `height` rows: `[panel][quad of depths][height][QUAD]`, and a scale for each row and group.
 struct Rows {
     values: Vec<u8>,
     scales: Vec<f32>,
+    height: usize,
     depth: usize,
     groups: usize,
 }
@@ -60,30 +66,65 @@ fn inverse(scale: f32) -> f32 {
     if scale > 0.0 { scale.recip() } else { 0.0 }
 }
 
+multiversion! {
+    /// The scale of some values.
+    fn scale_of_row(values: &[f32]) -> f32 {
+        let mut lanes = [0.0f32; 16];
+        for chunk in values.chunks(16) {
+            for (lane, value) in lanes.iter_mut().zip(chunk) {
+                *lane = lane.max(value.abs());
+            }
+        }
+        scale_of(lanes.into_iter())
+    }
+}
+
+multiversion! {
+    fn round_row(values: &[f32], inverse: f32, out: &mut [u8]) {
+        for (out, &value) in out.iter_mut().zip(values) {
+            *out = (step(value, inverse) + OFFSET) as u8;
+        }
+    }
+}
+
 impl Rows {
     fn new(a: &Matrix<'_>) -> Self {
         let depth = a.cols.next_multiple_of(QUAD);
         let groups = a.cols.div_ceil(GROUP);
-        let mut values = vec![OFFSET as u8; a.rows * depth];
-        let mut scales = vec![0.0; a.rows * groups];
-        let row = |(row, (out, scales)): (usize, (&mut [u8], &mut [f32]))| {
-            for (group, scale) in scales.iter_mut().enumerate() {
-                let range = group * GROUP..a.cols.min((group + 1) * GROUP);
-                let at = |column: usize| a.data[row * a.row_stride + column * a.col_stride];
-                *scale = scale_of(range.clone().map(at));
-                let inverse = inverse(*scale);
-                for column in range {
-                    out[column] = (step(at(column), inverse) + OFFSET) as u8;
+        let height = if a.rows <= FEW { a.rows } else { MR };
+        let padded = a.rows.next_multiple_of(height);
+        let mut values = vec![OFFSET as u8; padded * depth];
+        let mut scales = vec![0.0; padded * groups];
+        let panel = |(panel, (out, scales)): (usize, (&mut [u8], &mut [f32]))| {
+            let mut gathered = Vec::new();
+            let mut rounded = vec![OFFSET as u8; depth];
+            for (place, scales) in scales.chunks_exact_mut(groups).enumerate().take(a.rows - panel * height) {
+                let start = (panel * height + place) * a.row_stride;
+                let row = match a.col_stride {
+                    1 => &a.data[start..start + a.cols],
+                    stride => {
+                        gathered.clear();
+                        gathered.extend((0..a.cols).map(|column| a.data[start + column * stride]));
+                        &gathered
+                    }
+                };
+                for ((row, out), scale) in row.chunks(GROUP).zip(rounded.chunks_mut(GROUP)).zip(scales) {
+                    *scale = scale_of_row(row);
+                    round_row(row, inverse(*scale), out);
+                }
+                for (quad, out) in rounded.chunks_exact(QUAD).zip(out.chunks_exact_mut(height * QUAD)) {
+                    out[place * QUAD..][..QUAD].copy_from_slice(quad);
                 }
             }
         };
-        let work = values.chunks_exact_mut(depth).zip(scales.chunks_exact_mut(groups)).enumerate();
         if a.rows * a.cols > SERIAL {
-            values.par_chunks_exact_mut(depth).zip(scales.par_chunks_exact_mut(groups)).with_min_len(8).enumerate().for_each(row);
+            let out = values.par_chunks_exact_mut(height * depth).zip(scales.par_chunks_exact_mut(height * groups));
+            out.enumerate().for_each(panel);
         } else {
-            work.for_each(row);
+            let out = values.chunks_exact_mut(height * depth).zip(scales.chunks_exact_mut(height * groups));
+            out.enumerate().for_each(panel);
         }
-        Self { values, scales, depth, groups }
+        Self { values, scales, height, depth, groups }
     }
 }
 
@@ -128,7 +169,7 @@ impl Int8Matrix {
                 }
             }
         }
-        Self { rows: k, cols: n, panels, scales, offsets }
+        Self { rows: k, cols: n, panels: panels.into(), scales: scales.into(), offsets: offsets.into() }
     }
 
     /// Rows: the depth of products.
@@ -143,7 +184,7 @@ impl Int8Matrix {
 
     /// Bytes in memory.
     pub fn num_bytes(&self) -> usize {
-        self.panels.len() + size_of_val(self.scales.as_slice()) + size_of_val(self.offsets.as_slice())
+        self.panels.len() + size_of_val(&*self.scales) + size_of_val(&*self.offsets)
     }
 
     /// The rounded values, row-major `[k, n]`.
@@ -166,10 +207,10 @@ impl Int8Matrix {
         assert_eq!(a.cols, k, "inner sizes of a matrix product");
         assert!(c.len() >= m * n, "room for the matrix product");
         let c = &mut c[..m * n];
-        if !accumulate {
-            c.fill(0.0);
-        }
         if c.is_empty() || k == 0 {
+            if !accumulate {
+                c.fill(0.0);
+            }
             return;
         }
         let x = Rows::new(&a);
@@ -189,7 +230,7 @@ impl Int8Matrix {
             let rows = row0..m.min(row0 + cut.rows);
             let first = task % cut.column_tasks * cut.panels;
             // SAFETY: rows and panels of tasks are disjoint, and C is borrowed mutably until all tasks are done.
-            unsafe { self.tiles(&x, rows, first..num_panels.min(first + cut.panels), output) };
+            unsafe { self.tiles(&x, rows, first..num_panels.min(first + cut.panels), output, accumulate) };
         };
         let tasks = cut.row_tasks * cut.column_tasks;
         if cut.parallel {
@@ -199,80 +240,89 @@ impl Int8Matrix {
         }
     }
 
-    /// Adds the products of some rows with some panels to C.
+    /// Puts the products of some rows with some panels into C, or adds them to it.
     ///
     /// # Safety
     /// `output` is the start of C, valid for writes, and nobody else has access to the rows and columns that are named.
-    unsafe fn tiles(&self, x: &Rows, rows: std::ops::Range<usize>, panels: std::ops::Range<usize>, output: Output) {
+    unsafe fn tiles(&self, x: &Rows, rows: std::ops::Range<usize>, panels: std::ops::Range<usize>, output: Output, accumulate: bool) {
         let n = self.cols;
-        let padded = n.div_ceil(NR) * NR;
-        let together = if rows.len() <= FEW { PANELS } else { 1 };
-        for group in 0..x.groups {
-            let start = group * GROUP;
-            let quads = (x.depth - start).min(GROUP) / QUAD;
-            let mut panel = panels.start;
-            while panel < panels.end {
+        let together = if x.height <= FEW { PANELS } else { 1 };
+        for chunk in (0..x.groups).step_by(CHUNK) {
+            let groups = chunk..x.groups.min(chunk + CHUNK);
+            for panel in panels.clone().step_by(together) {
                 let count = together.min(panels.end - panel);
-                let b = |panel: usize| &self.panels[(panel * x.depth + start) * NR..][..quads * QUAD * NR];
-                let mut row0 = rows.start;
-                while row0 < rows.end {
-                    let height = MR.min(rows.end - row0);
-                    let mut sums: [Sums; PANELS] = [[[0; NR]; MR]; PANELS];
-                    let a = &x.values[row0 * x.depth + start..];
-                    match count {
-                        1 => dot::<1>(a, x.depth, height, [b(panel)], quads, &mut sums),
-                        _ => dot::<PANELS>(a, x.depth, height, [b(panel), b(panel + 1)], quads, &mut sums),
-                    }
-                    for (panel, sums) in (panel..panel + count).zip(&sums) {
-                        let column = panel * NR;
-                        let width = NR.min(n - column);
-                        let scales = &self.scales[group * padded + column..][..width];
-                        let offsets = &self.offsets[group * padded + column..][..width];
-                        for (row, sums) in (row0..row0 + height).zip(sums) {
-                            let scale = x.scales[row * x.groups + group];
-                            // SAFETY: the part of a row lies in C and is ours, as the caller promises; it is the only reference to it.
-                            let c = unsafe { std::slice::from_raw_parts_mut(output.at(row * n + column), width) };
-                            for (((c, sum), offset), weight) in c.iter_mut().zip(sums).zip(offsets).zip(scales) {
-                                *c += (sum - offset) as f32 * (scale * weight);
-                            }
+                for row0 in rows.clone().step_by(x.height) {
+                    let mut tiles: Tiles = [[[0.0; NR]; MR]; PANELS];
+                    for group in groups.clone() {
+                        match count {
+                            1 => self.add_group::<1>(x, row0 / x.height, panel, group, &mut tiles),
+                            _ => self.add_group::<PANELS>(x, row0 / x.height, panel, group, &mut tiles),
                         }
                     }
-                    row0 += height;
+                    for (panel, tile) in (panel..panel + count).zip(&tiles) {
+                        let column = panel * NR;
+                        let (height, width) = (x.height.min(rows.end - row0), NR.min(n - column));
+                        let add = accumulate || chunk > 0;
+                        let target = Target { start: output.at(row0 * n + column), stride: n, height, width, add };
+                        // SAFETY: the tile lies in the rows and columns that are ours, as the caller promises.
+                        unsafe { micro::store(tile, target) };
+                    }
                 }
-                panel += count;
             }
         }
     }
+
+    /// Adds the products of one panel of rows with P panels in one group, scaled.
+    fn add_group<const P: usize>(&self, x: &Rows, row_panel: usize, panel: usize, group: usize, tiles: &mut Tiles) {
+        let padded = self.cols.div_ceil(NR) * NR;
+        let start = group * GROUP;
+        let quads = (x.depth - start).min(GROUP) / QUAD;
+        let part = Part::<P> {
+            a: &x.values[(row_panel * x.depth + start) * x.height..][..quads * QUAD * x.height],
+            height: x.height,
+            row_scales: std::array::from_fn(|row| match row < x.height {
+                true => x.scales[(row_panel * x.height + row) * x.groups + group],
+                false => 0.0,
+            }),
+            panels: std::array::from_fn(|p| &self.panels[((panel + p) * x.depth + start) * NR..][..quads * QUAD * NR]),
+            scales: std::array::from_fn(|p| &self.scales[group * padded + (panel + p) * NR..][..NR]),
+            offsets: std::array::from_fn(|p| &self.offsets[group * padded + (panel + p) * NR..][..NR]),
+        };
+        #[cfg(target_arch = "x86_64")]
+        if level() == Level::Avx512 {
+            // SAFETY: `level` found AVX-512 VNNI on this CPU; the slices above have the lengths of `quads` quads and NR columns.
+            return unsafe { x86::add_group(&part, quads, tiles) };
+        }
+        add_group_portable(&part, tiles);
+    }
 }
 
-/// Sums of products of `height` rows (from the start of `a`, `stride` bytes apart) with panels of `quads` quads.
-fn dot<const P: usize>(a: &[u8], stride: usize, height: usize, panels: [&[i8]; P], quads: usize, sums: &mut [Sums; PANELS]) {
-    assert!((1..=MR).contains(&height) && P <= PANELS && (P == 1 || height <= FEW));
-    assert!(a.len() >= (height - 1) * stride + quads * QUAD && panels.iter().all(|panel| panel.len() >= quads * QUAD * NR));
-    #[cfg(target_arch = "x86_64")]
-    if level() == Level::Avx512 {
-        // SAFETY: `level` found AVX-512 VNNI on this CPU; the assertions give rows and panels their lengths.
-        return unsafe { x86::dot(a, stride, height, panels, quads, sums) };
-    }
-    dot_portable(a, stride, height, panels, quads, sums);
+/// One group of a panel of rows and of P panels of columns.
+struct Part<'a, const P: usize> {
+    /// `[quads][height][QUAD]`.
+    a: &'a [u8],
+    height: usize,
+    row_scales: [f32; MR],
+    /// `[quads][NR][QUAD]`.
+    panels: [&'a [i8]; P],
+    scales: [&'a [f32]; P],
+    offsets: [&'a [i32]; P],
 }
 
 /// The scalar twin.
-fn dot_portable<const P: usize>(
-    a: &[u8],
-    stride: usize,
-    height: usize,
-    panels: [&[i8]; P],
-    quads: usize,
-    sums: &mut [Sums; PANELS],
-) {
-    for (panel, sums) in panels.iter().zip(sums) {
-        for (row, sums) in sums.iter_mut().enumerate().take(height) {
-            let a = &a[row * stride..][..quads * QUAD];
-            for (a, b) in a.chunks_exact(QUAD).zip(panel.chunks_exact(QUAD * NR)) {
+fn add_group_portable<const P: usize>(part: &Part<'_, P>, tiles: &mut Tiles) {
+    for (p, tile) in tiles.iter_mut().enumerate().take(P) {
+        let mut sums = [[0i32; NR]; MR];
+        for (a, b) in part.a.chunks_exact(part.height * QUAD).zip(part.panels[p].chunks_exact(QUAD * NR)) {
+            for (sums, a) in sums.iter_mut().zip(a.chunks_exact(QUAD)) {
                 for (sum, b) in sums.iter_mut().zip(b.chunks_exact(QUAD)) {
                     *sum += a.iter().zip(b).map(|(&a, &b)| i32::from(a) * i32::from(b)).sum::<i32>();
                 }
+            }
+        }
+        for ((tile, sums), row_scale) in tile.iter_mut().zip(&sums).zip(part.row_scales).take(part.height) {
+            for (((value, sum), offset), scale) in tile.iter_mut().zip(sums).zip(part.offsets[p]).zip(part.scales[p]) {
+                *value += (sum - offset) as f32 * (row_scale * scale);
             }
         }
     }
@@ -282,61 +332,49 @@ fn dot_portable<const P: usize>(
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::{MR, NR, PANELS, QUAD, Sums};
+    use super::super::micro::x86::fetch;
+    use super::{MR, NR, Part, QUAD, Tiles};
+
+    /// Quads that a panel is fetched ahead.
+    const AHEAD: usize = 32;
 
     /// # Safety
-    /// The CPU has AVX-512 F and VNNI; rows and panels have the lengths that [`super::dot`] asserts.
+    /// The CPU has AVX-512 F and VNNI; rows, panels, scales and offsets of `part` have the lengths of `quads` quads and NR columns, and its
+    /// height is MR or at most 4.
     #[target_feature(enable = "avx512f,avx512vnni")]
-    pub(super) unsafe fn dot<const P: usize>(
-        a: &[u8],
-        stride: usize,
-        height: usize,
-        panels: [&[i8]; P],
-        quads: usize,
-        sums: &mut [Sums; PANELS],
-    ) {
-        let panels = panels.map(|panel| panel.as_ptr());
-        let a = a.as_ptr();
+    pub(super) unsafe fn add_group<const P: usize>(part: &Part<'_, P>, quads: usize, tiles: &mut Tiles) {
         // SAFETY: the caller's promise; each kernel reads as many rows as its name says.
         unsafe {
-            match height {
-                1 => kernel::<1, P>(a, stride, panels, quads, sums),
-                2 => kernel::<2, P>(a, stride, panels, quads, sums),
-                3 => kernel::<3, P>(a, stride, panels, quads, sums),
-                4 => kernel::<4, P>(a, stride, panels, quads, sums),
-                5 => kernel::<5, P>(a, stride, panels, quads, sums),
-                6 => kernel::<6, P>(a, stride, panels, quads, sums),
-                7 => kernel::<7, P>(a, stride, panels, quads, sums),
-                8 => kernel::<8, P>(a, stride, panels, quads, sums),
-                9 => kernel::<9, P>(a, stride, panels, quads, sums),
-                10 => kernel::<10, P>(a, stride, panels, quads, sums),
-                11 => kernel::<11, P>(a, stride, panels, quads, sums),
-                _ => kernel::<MR, P>(a, stride, panels, quads, sums),
+            match part.height {
+                1 => kernel::<1, P>(part, quads, tiles),
+                2 => kernel::<2, P>(part, quads, tiles),
+                3 => kernel::<3, P>(part, quads, tiles),
+                4 => kernel::<4, P>(part, quads, tiles),
+                _ => kernel::<MR, P>(part, quads, tiles),
             }
         }
     }
 
     /// # Safety
-    /// The CPU has AVX-512 F and VNNI; from `a` ROWS rows of `quads` quads lie `stride` bytes apart; panels hold `quads * QUAD * NR` bytes.
+    /// As [`add_group`], the height being ROWS.
     #[inline]
     #[target_feature(enable = "avx512f,avx512vnni")]
-    unsafe fn kernel<const ROWS: usize, const P: usize>(
-        a: *const u8,
-        stride: usize,
-        panels: [*const i8; P],
-        quads: usize,
-        sums: &mut [Sums; PANELS],
-    ) {
+    unsafe fn kernel<const ROWS: usize, const P: usize>(part: &Part<'_, P>, quads: usize, tiles: &mut Tiles) {
+        let a = part.a.as_ptr();
+        let panels = part.panels.map(<[i8]>::as_ptr);
         let mut registers = [[[_mm512_setzero_si512(); 2]; P]; ROWS];
         for quad in 0..quads {
             // SAFETY: `quad` is below `quads`; the caller's promise; reads are unaligned ones.
             unsafe {
+                fetch(a.wrapping_add((quad + AHEAD) * ROWS * QUAD));
                 let values = panels.map(|panel| {
                     let line = panel.add(quad * QUAD * NR);
+                    fetch(line.wrapping_add(AHEAD * QUAD * NR));
+                    fetch(line.wrapping_add(AHEAD * QUAD * NR + 64));
                     [_mm512_loadu_si512(line.cast()), _mm512_loadu_si512(line.add(QUAD * NR / 2).cast())]
                 });
                 for (row, sums) in registers.iter_mut().enumerate() {
-                    let factor = _mm512_set1_epi32(a.add(row * stride + quad * QUAD).cast::<i32>().read_unaligned());
+                    let factor = _mm512_set1_epi32(a.add((quad * ROWS + row) * QUAD).cast::<i32>().read_unaligned());
                     for (sum, values) in sums.iter_mut().zip(values) {
                         sum[0] = _mm512_dpbusd_epi32(sum[0], factor, values[0]);
                         sum[1] = _mm512_dpbusd_epi32(sum[1], factor, values[1]);
@@ -344,13 +382,18 @@ mod x86 {
                 }
             }
         }
-        for (row, panels) in registers.into_iter().enumerate() {
-            for (panel, halves) in panels.into_iter().enumerate() {
-                let out = sums[panel][row].as_mut_ptr();
-                // SAFETY: 32 values are two vectors.
+        for p in 0..P {
+            for half in 0..2 {
+                // SAFETY: scales, offsets and rows of tiles hold NR values, two vectors.
                 unsafe {
-                    _mm512_storeu_si512(out.cast(), halves[0]);
-                    _mm512_storeu_si512(out.add(16).cast(), halves[1]);
+                    let scale = _mm512_loadu_ps(part.scales[p].as_ptr().add(half * 16));
+                    let offset = _mm512_loadu_si512(part.offsets[p].as_ptr().add(half * 16).cast());
+                    for (row, sums) in registers.iter().enumerate() {
+                        let sum = _mm512_cvtepi32_ps(_mm512_sub_epi32(sums[p][half], offset));
+                        let scale = _mm512_mul_ps(_mm512_set1_ps(part.row_scales[row]), scale);
+                        let out = tiles[p][row].as_mut_ptr().add(half * 16);
+                        _mm512_storeu_ps(out, _mm512_add_ps(_mm512_loadu_ps(out), _mm512_mul_ps(sum, scale)));
+                    }
                 }
             }
         }

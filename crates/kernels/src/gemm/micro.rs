@@ -128,14 +128,38 @@ pub(super) mod x86 {
         }
     }
 
+    /// Steps of depth that panels are fetched ahead: the processor's own prefetching starts anew at each page.
+    const AHEAD: usize = 32;
+
+    /// Asks for a line of memory; a hint, which may name any address.
+    #[inline(always)]
+    pub(in crate::gemm) fn fetch<T>(address: *const T) {
+        // SAFETY: a prefetch reads nothing; it is defined for every address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) };
+    }
+
+    /// Asks for the lines of a target, which lie in as many pages as it has rows, before they are needed.
+    #[inline(always)]
+    fn announce(target: Target) {
+        for row in 0..target.height {
+            let row = target.start.wrapping_add(row * target.stride);
+            fetch(row);
+            fetch(row.wrapping_add(16));
+        }
+    }
+
     /// # Safety
     /// The CPU has AVX-512 F; `a` holds `depth * MR` and `b` `depth * NR` values; `target` is valid for writes.
     #[target_feature(enable = "avx512f")]
     pub(super) unsafe fn f32_avx512(mut a: *const f32, mut b: *const f32, depth: usize, target: Target) {
         let mut sums = [[_mm512_setzero_ps(); 2]; MR];
+        announce(target);
         for _ in 0..depth {
             // SAFETY: the pointers stay inside the panels for `depth` steps, as the caller promises.
             unsafe {
+                fetch(b.wrapping_add(AHEAD * NR));
+                fetch(b.wrapping_add(AHEAD * NR + 16));
+                fetch(a.wrapping_add(AHEAD * MR));
                 let b0 = _mm512_loadu_ps(b);
                 let b1 = _mm512_loadu_ps(b.add(16));
                 for (row, sum) in sums.iter_mut().enumerate() {
@@ -159,10 +183,14 @@ pub(super) mod x86 {
         let mut sums = [[_mm512_setzero_ps(); 2]; MR];
         let mut a = a.cast::<i32>();
         let mut b = b.cast::<i32>();
+        announce(target);
         for _ in 0..pairs {
             // SAFETY: the pointers stay inside the panels for `pairs` steps, as the caller promises; loads are unaligned ones. The casts
             // reinterpret vectors of 32 bf16 bit patterns, for which every pattern is a value.
             unsafe {
+                fetch(b.wrapping_add(AHEAD * NR));
+                fetch(b.wrapping_add(AHEAD * NR + 16));
+                fetch(a.wrapping_add(AHEAD * MR));
                 let b0: __m512bh = std::mem::transmute(_mm512_loadu_si512(b.cast()));
                 let b1: __m512bh = std::mem::transmute(_mm512_loadu_si512(b.add(16).cast()));
                 for (row, sum) in sums.iter_mut().enumerate() {

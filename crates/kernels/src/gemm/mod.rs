@@ -57,9 +57,9 @@ impl<'a> Matrix<'a> {
 }
 
 /// Depth of a block: an A panel of it stays in the first-level cache beside a strip of B.
-const KC: usize = 512;
-/// Most rows of C that one task works on.
-const MC: usize = 8 * MR;
+const KC: usize = 2048;
+/// Most tiles above each other that one task works on.
+const MAX_TILES: usize = 12;
 /// Multiply-adds under which threads cost more than they bring.
 const SERIAL: usize = 1 << 18;
 
@@ -131,8 +131,10 @@ struct Cut {
 
 impl Cut {
     fn new(m: usize, num_panels: usize, parallel: bool) -> Self {
-        let tasks = if parallel { 4 * rayon::current_num_threads() } else { 1 };
-        let rows = m.div_ceil(tasks).next_multiple_of(MR).clamp(2 * MR, MC);
+        let (threads, tasks) = if parallel { (rayon::current_num_threads(), 4 * rayon::current_num_threads()) } else { (1, 1) };
+        // As many tasks as threads, or a multiple of it, all as high as possible: no thread waits for another at the end.
+        let tiles = m.div_ceil(MR);
+        let rows = tiles.div_ceil(tiles.div_ceil(MAX_TILES).next_multiple_of(threads)).max(2) * MR;
         let row_tasks = m.div_ceil(rows);
         let panels = num_panels.div_ceil(tasks.div_ceil(row_tasks)).max(8);
         Self { rows, panels, row_tasks, column_tasks: num_panels.div_ceil(panels), parallel }

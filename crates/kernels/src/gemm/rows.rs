@@ -87,7 +87,11 @@ fn lanes<const FUSED: bool>(x: Rows<'_, f32>, start: usize, panels: &[&[f32]], d
 mod x86 {
     use std::arch::x86_64::*;
 
+    use super::super::micro::x86::fetch;
     use super::{NR, Rows, Sums};
+
+    /// Depths that panels are fetched ahead: the processor's own prefetching starts anew at each page.
+    const AHEAD: usize = 32;
 
     #[target_feature(enable = "avx2,fma")]
     pub(super) fn rows_avx2(x: Rows<'_, f32>, start: usize, panels: &[&[f32]], depth: usize, sums: &mut Sums) {
@@ -184,7 +188,12 @@ mod x86 {
         for d in 0..depth {
             // SAFETY: `d` is below `depth`; the caller's promise.
             unsafe {
-                let values = panels.map(|panel| [_mm512_loadu_ps(panel.add(d * NR)), _mm512_loadu_ps(panel.add(d * NR + 16))]);
+                let values = panels.map(|panel| {
+                    let line = panel.add(d * NR);
+                    fetch(line.wrapping_add(AHEAD * NR));
+                    fetch(line.wrapping_add(AHEAD * NR + 16));
+                    [_mm512_loadu_ps(line), _mm512_loadu_ps(line.add(16))]
+                });
                 for (row, sums) in registers.iter_mut().enumerate() {
                     let factor = _mm512_set1_ps(*x.add(row * length + d));
                     for (sum, values) in sums.iter_mut().zip(values) {
@@ -216,6 +225,8 @@ mod x86 {
             unsafe {
                 let values: [[__m512bh; 2]; PANELS] = panels.map(|panel| {
                     let line = panel.add(d * NR);
+                    fetch(line.wrapping_add(AHEAD * NR));
+                    fetch(line.wrapping_add(AHEAD * NR + 16));
                     [
                         std::mem::transmute::<__m512i, __m512bh>(_mm512_loadu_si512(line.cast())),
                         std::mem::transmute::<__m512i, __m512bh>(_mm512_loadu_si512(line.add(16).cast())),

@@ -1,0 +1,91 @@
+//! What the benchmarks need of this program: a model of procedural weights, one piece of work as every rival does it, and a worker that does
+//! it on demand. `benches/compare.py` runs the worker beside the rivals.
+
+mod case;
+mod procedural;
+mod worker;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use unif2ace_pipeline::WeightFormat;
+
+/// Benchmarks of UniF²ace.
+#[derive(Debug, Parser)]
+#[command(name = "unif2ace-bench", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Write a full-size model with procedural weights (7.5 GB in float32, 0.4 GB of it the image tokenizer).
+    Procedural {
+        /// Folder to write.
+        folder: PathBuf,
+        /// Phi's tokenizer.json.
+        #[arg(long, default_value = "tests/fixtures/golden/prompting/phi_tokenizer/tokenizer.json")]
+        tokenizer: PathBuf,
+        /// Number of blocks, for a quick try.
+        #[arg(long, default_value_t = 24)]
+        num_hidden_layers: usize,
+    },
+    /// Write the work as ids and random numbers: case.json and draws.safetensors.
+    Case {
+        /// Model folder.
+        model: PathBuf,
+        /// Folder to write.
+        folder: PathBuf,
+    },
+    /// Load a model, then do the work that each line of standard input names, and print a line of JSON for it.
+    Worker {
+        /// Model folder.
+        model: PathBuf,
+        /// Folder of the case.
+        case: PathBuf,
+        /// Number format of weights.
+        #[arg(long, value_enum)]
+        dtype: Dtype,
+    },
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Dtype {
+    F32,
+    Bf16,
+    Int8,
+}
+
+impl From<Dtype> for WeightFormat {
+    fn from(dtype: Dtype) -> Self {
+        match dtype {
+            Dtype::F32 => Self::F32,
+            Dtype::Bf16 => Self::Bf16,
+            Dtype::Int8 => Self::Int8,
+        }
+    }
+}
+
+/// Any failure; benchmarks have one reader, who gets its text.
+type Outcome<T = ()> = Result<T, Box<dyn std::error::Error>>;
+
+fn main() -> ExitCode {
+    unif2ace_ops::keep_freed_memory();
+    let done = match Cli::parse().command {
+        Command::Procedural { folder, tokenizer, num_hidden_layers } => procedural::write(&folder, &tokenizer, num_hidden_layers),
+        Command::Case { model, folder } => case::write(&model, &folder),
+        Command::Worker { model, case, dtype } => worker::run(&model, &case, dtype.into()),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            #[allow(clippy::print_stderr)]
+            {
+                eprintln!("error: {error}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}

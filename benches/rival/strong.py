@@ -18,12 +18,14 @@ class Cache:
         self.keys, self.values, self.length = torch.zeros(shape, dtype=dtype), torch.zeros(shape, dtype=dtype), 0
 
 
-def few_rows(experts, x_RD: Tensor) -> Tensor:
-    """Routed experts for a handful of rows: gathers the chosen experts' matrices instead of sorting."""
-    gates, index = experts.route(x_RD)
-    inner = torch.einsum("rkfd,rd->rkf", experts.fc1_weight[index], x_RD) + experts.fc1_bias[index]
-    out = torch.einsum("rkdf,rkf->rkd", experts.fc2_weight[index], F.gelu(inner, approximate="tanh")) + experts.fc2_bias[index]
-    return (out * gates[..., None]).sum(1)
+def one_row(experts, x_1D: Tensor) -> Tensor:
+    """Routed experts for a single row: the chosen experts' matrices as they lie in memory, without sorting or gathering."""
+    gates, index = experts.route(x_1D)
+    y_1D = torch.zeros_like(x_1D)
+    for gate, expert in zip(gates[0], index[0].tolist()):
+        inner = F.gelu(F.linear(x_1D, experts.fc1_weight[expert], experts.fc1_bias[expert]), approximate="tanh")
+        y_1D += gate * F.linear(inner, experts.fc2_weight[expert], experts.fc2_bias[expert])
+    return y_1D
 
 
 def passed(model: Unif2ace, ids_BL: Tensor, positions: Tensor, task: str, cache: Cache, mask, image=None, features=None, keep=True) -> Tensor:
@@ -37,8 +39,8 @@ def passed(model: Unif2ace, ids_BL: Tensor, positions: Tensor, task: str, cache:
         q, k, v = layer.self_attn.project(h, rotary)
         cache.keys[index, :, :, start:end], cache.values[index, :, :, start:end] = k, v
         attended = layer.self_attn.mix(q, cache.keys[index, :, :, :end], cache.values[index, :, :, :end], mask)
-        if ids_BL.shape[1] == 1 and hasattr(layer, "moe"):
-            x = attended + layer.mlp(h) + x + few_rows(getattr(layer.moe, task), h[:, 0])[:, None]
+        if ids_BL.numel() == 1 and hasattr(layer, "moe"):
+            x = attended + layer.mlp(h) + x + one_row(getattr(layer.moe, task), h[:, 0])[:, None]
         else:
             x = layer.after_attention(x, h, attended, task, image, features or {})
     if keep:

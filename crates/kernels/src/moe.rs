@@ -95,11 +95,13 @@ pub fn forward_packed(
     act: Activation,
     shape: Shape,
 ) -> (Vec<f32>, Vec<Served>) {
-    let products = |expert: usize, x: &[f32], rows: usize, out: &mut [f32], second: bool| {
-        let matrix = if second { &experts.second[expert] } else { &experts.first[expert] };
-        matrix.product(Matrix::new(x, rows, matrix.rows()), out, true);
+    let layer = |expert: usize, x: &[f32], rows: usize, second: bool| {
+        let (matrices, bias) = if second { (&experts.second, &experts.b2) } else { (&experts.first, &experts.b1) };
+        let matrix = &matrices[expert];
+        let bias = &bias[expert * matrix.cols()..][..matrix.cols()];
+        matrix.forward(Matrix::new(x, rows, matrix.rows()), Some(bias), Activation::None)
     };
-    serve(x, index, gates, [&experts.b1, &experts.b2], act, shape, products)
+    serve(x, index, gates, act, shape, layer)
 }
 
 /// What one expert did: the slots (`row * chosen + choice`) it served, in order of rows, and its inner values before the activation.
@@ -154,26 +156,28 @@ pub fn forward(
     precision: Precision,
 ) -> (Vec<f32>, Vec<Served>) {
     let Shape { width, inner, .. } = shape;
-    let products = |expert: usize, x: &[f32], rows: usize, out: &mut [f32], second: bool| {
-        let (weights, num_out, num_in) = if second { (weights.w2, width, inner) } else { (weights.w1, inner, width) };
-        let matrix = Matrix::new(&weights[expert * inner * width..][..inner * width], num_out, num_in);
-        gemm_serial(Matrix::new(x, rows, num_in), matrix.t(), out, true, precision);
+    let layer = |expert: usize, x: &[f32], rows: usize, second: bool| {
+        let (matrices, bias, num_out, num_in) =
+            if second { (weights.w2, weights.b2, width, inner) } else { (weights.w1, weights.b1, inner, width) };
+        let matrix = Matrix::new(&matrices[expert * inner * width..][..inner * width], num_out, num_in);
+        let mut out = repeated(&bias[expert * num_out..][..num_out], rows);
+        gemm_serial(Matrix::new(x, rows, num_in), matrix.t(), &mut out, true, precision);
+        out
     };
-    serve(x, index, gates, [weights.b1, weights.b2], act, shape, products)
+    serve(x, index, gates, act, shape, layer)
 }
 
-/// Sorts rows by expert and gives each expert its own. `product(expert, x, rows, out, second)` adds to `out` the rows of `x` times the
-/// transposed first or second matrix of an expert.
+/// Sorts rows by expert and gives each expert its own. `layer(expert, x, rows, second)` is what the first or second layer of an expert makes
+/// of the rows of `x`, before the activation.
 fn serve(
     x: &[f32],
     index: &[i64],
     gates: &[f32],
-    [b1, b2]: [&[f32]; 2],
     act: Activation,
     shape: Shape,
-    product: impl Fn(usize, &[f32], usize, &mut [f32], bool) + Sync,
+    layer: impl Fn(usize, &[f32], usize, bool) -> Vec<f32> + Sync,
 ) -> (Vec<f32>, Vec<Served>) {
-    let Shape { width, inner, experts, .. } = shape;
+    let Shape { width, experts, chosen, .. } = shape;
     let mut slots = vec![Vec::new(); experts];
     for (slot, &expert) in index.iter().enumerate() {
         if let Some(list) = usize::try_from(expert).ok().and_then(|expert| slots.get_mut(expert)) {
@@ -186,23 +190,33 @@ fn serve(
         .map(|(expert, slots)| {
             let rows = slots.len();
             let x = gather(x, &slots, shape);
-            let mut before = repeated(&b1[expert * inner..][..inner], rows);
-            product(expert, &x, rows, &mut before, false);
+            let before = layer(expert, &x, slots.len(), false);
             let mut hidden = before.clone();
             activation::forward(&mut hidden, act);
-            let mut out = repeated(&b2[expert * width..][..width], rows);
-            product(expert, &hidden, rows, &mut out, true);
+            let out = layer(expert, &hidden, slots.len(), true);
             (out, Served { slots, before })
         })
         .unzip();
-    let mut y = vec![0.0; x.len()];
-    for (out, served) in outputs.iter().zip(&served) {
-        for (out, &slot) in out.chunks_exact(width).zip(&served.slots) {
-            let gate = gates[slot];
-            let y = &mut y[slot / shape.chosen * width..][..width];
-            y.iter_mut().zip(out).for_each(|(y, out)| *y += gate * out);
+    // Where each slot was served; a row adds up its experts in their order.
+    let mut places = vec![None; gates.len()];
+    for (expert, served) in served.iter().enumerate() {
+        for (place, &slot) in served.slots.iter().enumerate() {
+            places[slot] = Some((expert, place));
         }
     }
+    let mut y = vec![0.0; x.len()];
+    y.par_chunks_exact_mut(width).zip(places.par_chunks_exact_mut(chosen)).enumerate().with_min_len(8).for_each(
+        |(row, (y, places))| {
+            let mut order: Vec<usize> = (0..chosen).collect();
+            order.sort_by_key(|&choice| places[choice]);
+            for choice in order {
+                if let Some((expert, place)) = places[choice] {
+                    let (gate, out) = (gates[row * chosen + choice], &outputs[expert][place * width..][..width]);
+                    y.iter_mut().zip(out).for_each(|(y, out)| *y += gate * out);
+                }
+            }
+        },
+    );
     (y, served)
 }
 

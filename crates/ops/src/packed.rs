@@ -45,17 +45,8 @@ pub struct Layer {
 }
 
 impl Layer {
-    /// Before the activation.
-    fn forward(&self, x: &[f32], rows: usize) -> Vec<f32> {
-        let x = Matrix::new(x, rows, self.weight.rows());
-        let num_out = self.weight.cols();
-        let mut y = Vec::with_capacity(rows * num_out);
-        match &self.bias {
-            Some(bias) => (0..rows).for_each(|_| y.extend_from_slice(bias)),
-            None => y.resize(rows * num_out, 0.0),
-        }
-        self.weight.product(x, &mut y, self.bias.is_some());
-        y
+    fn forward(&self, x: &[f32], rows: usize, act: KernelActivation) -> Vec<f32> {
+        self.weight.forward(Matrix::new(x, rows, self.weight.rows()), self.bias.as_deref(), act)
     }
 }
 
@@ -178,9 +169,7 @@ fn experts_forward(
 impl PackedOps for Flex {
     fn f2_packed_linear(x: FlexTensor, layer: Arc<Layer>, act: KernelActivation) -> FlexTensor {
         let [rows, _] = dims(&x);
-        let mut y = layer.forward(&values(&x), rows);
-        linear::activate(&mut y, act);
-        tensor(y, [rows, layer.weight.cols()])
+        tensor(layer.forward(&values(&x), rows, act), [rows, layer.weight.cols()])
     }
 
     fn f2_packed_moe(x: FlexTensor, index: FlexTensor, gates: FlexTensor, bank: Arc<Bank>, act: KernelActivation) -> FlexTensor {
@@ -264,7 +253,7 @@ impl<C: CheckpointStrategy> PackedOps for Autodiff<Flex, C> {
                 let x = x.into_primitive();
                 let [rows, _] = dims(&x);
                 let shape = [rows, layer.weight.cols()];
-                let mut y = layer.forward(&values(&x), rows);
+                let mut y = layer.forward(&values(&x), rows, KernelActivation::None);
                 let before = (act != KernelActivation::None).then(|| tensor(y.clone(), shape));
                 linear::activate(&mut y, act);
                 prep.finish(PackedState { layer, before, act }, tensor(y, shape))

@@ -7,7 +7,7 @@
 use rayon::prelude::*;
 
 use super::micro::{self, MR, NR, Target};
-use super::{Cut, Matrix, Output, SERIAL};
+use super::{Cut, Finish, Matrix, Output, SERIAL};
 use crate::cpu::{Level, level};
 use crate::simd::multiversion;
 use crate::store::Store;
@@ -203,14 +203,22 @@ impl Int8Matrix {
     /// # Panics
     /// If the inner sizes differ or `c` is too small: callers own the shapes.
     pub fn product(&self, a: Matrix<'_>, c: &mut [f32], accumulate: bool) {
+        assert_eq!(a.cols, self.rows, "inner sizes of a matrix product");
+        assert!(c.len() >= a.rows * self.cols, "room for the matrix product");
+        if self.rows == 0 {
+            return Finish::adding(accumulate).without_products(&mut c[..a.rows * self.cols], self.cols);
+        }
+        // SAFETY: C has room for the product, is borrowed mutably, and holds values.
+        unsafe { self.into_output(a, Output(c.as_mut_ptr()), Finish::adding(accumulate)) };
+    }
+
+    /// There is something to sum.
+    ///
+    /// # Safety
+    /// As [`super::multiply`].
+    pub(super) unsafe fn into_output(&self, a: Matrix<'_>, output: Output, finish: Finish<'_>) {
         let (m, n, k) = (a.rows, self.cols, self.rows);
-        assert_eq!(a.cols, k, "inner sizes of a matrix product");
-        assert!(c.len() >= m * n, "room for the matrix product");
-        let c = &mut c[..m * n];
-        if c.is_empty() || k == 0 {
-            if !accumulate {
-                c.fill(0.0);
-            }
+        if m == 0 || n == 0 {
             return;
         }
         let x = Rows::new(&a);
@@ -224,13 +232,12 @@ impl Int8Matrix {
             }
             false => Cut::new(m, num_panels, parallel),
         };
-        let output = Output(c.as_mut_ptr());
         let work = |task: usize| {
             let row0 = task / cut.column_tasks * cut.rows;
             let rows = row0..m.min(row0 + cut.rows);
             let first = task % cut.column_tasks * cut.panels;
-            // SAFETY: rows and panels of tasks are disjoint, and C is borrowed mutably until all tasks are done.
-            unsafe { self.tiles(&x, rows, first..num_panels.min(first + cut.panels), output, accumulate) };
+            // SAFETY: rows and panels of tasks are disjoint, and C is ours until all tasks are done, as the caller promises.
+            unsafe { self.tiles(&x, rows, first..num_panels.min(first + cut.panels), output, finish) };
         };
         let tasks = cut.row_tasks * cut.column_tasks;
         if cut.parallel {
@@ -240,11 +247,11 @@ impl Int8Matrix {
         }
     }
 
-    /// Puts the products of some rows with some panels into C, or adds them to it.
+    /// Puts the products of some rows with some panels into or onto C.
     ///
     /// # Safety
     /// `output` is the start of C, valid for writes, and nobody else has access to the rows and columns that are named.
-    unsafe fn tiles(&self, x: &Rows, rows: std::ops::Range<usize>, panels: std::ops::Range<usize>, output: Output, accumulate: bool) {
+    unsafe fn tiles(&self, x: &Rows, rows: std::ops::Range<usize>, panels: std::ops::Range<usize>, output: Output, finish: Finish<'_>) {
         let n = self.cols;
         let together = if x.height <= FEW { PANELS } else { 1 };
         for chunk in (0..x.groups).step_by(CHUNK) {
@@ -252,6 +259,14 @@ impl Int8Matrix {
             for panel in panels.clone().step_by(together) {
                 let count = together.min(panels.end - panel);
                 for row0 in rows.clone().step_by(x.height) {
+                    let target = |panel: usize| {
+                        let column = panel * NR;
+                        let (height, width) = (x.height.min(rows.end - row0), NR.min(n - column));
+                        let onto = finish.onto(chunk == 0, column);
+                        Target { start: output.at(row0 * n + column), stride: n, height, width, onto }
+                    };
+                    #[cfg(target_arch = "x86_64")]
+                    (panel..panel + count).for_each(|panel| micro::x86::announce(target(panel)));
                     let mut tiles: Tiles = [[[0.0; NR]; MR]; PANELS];
                     for group in groups.clone() {
                         match count {
@@ -260,12 +275,11 @@ impl Int8Matrix {
                         }
                     }
                     for (panel, tile) in (panel..panel + count).zip(&tiles) {
-                        let column = panel * NR;
-                        let (height, width) = (x.height.min(rows.end - row0), NR.min(n - column));
-                        let add = accumulate || chunk > 0;
-                        let target = Target { start: output.at(row0 * n + column), stride: n, height, width, add };
                         // SAFETY: the tile lies in the rows and columns that are ours, as the caller promises.
-                        unsafe { micro::store(tile, target) };
+                        unsafe {
+                            micro::put_tile(tile, target(panel));
+                            micro::activate(target(panel), finish.act(groups.end == x.groups));
+                        }
                     }
                 }
             }

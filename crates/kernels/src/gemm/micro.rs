@@ -1,5 +1,6 @@
 //! Micro-kernels: an MR x NR tile of C from one panel of A and one of B.
 
+use crate::activation::{self, Activation};
 use crate::cpu::{Level, level};
 
 /// Rows of a tile.
@@ -16,14 +17,38 @@ pub(super) struct Target {
     pub(super) stride: usize,
     pub(super) height: usize,
     pub(super) width: usize,
-    /// Adds to what is there.
-    pub(super) add: bool,
+    pub(super) onto: Onto,
+}
+
+/// What a tile is added to.
+#[derive(Clone, Copy)]
+pub(super) enum Onto {
+    /// Nothing: it replaces what is there.
+    Nothing,
+    /// What is there.
+    Target,
+    /// As many values as the tile is wide, the same for all of its rows.
+    Row(*const f32),
+}
+
+/// Applies an activation to a tile that was put.
+///
+/// # Safety
+/// `target` is valid for reads and writes, and nobody else has access to its values.
+pub(super) unsafe fn activate(target: Target, act: Activation) {
+    if act == Activation::None {
+        return;
+    }
+    for row in 0..target.height {
+        // SAFETY: the rows of the target are valid and ours, as the caller promises; the slice is the only reference to this row's part.
+        activation::forward(unsafe { std::slice::from_raw_parts_mut(target.start.add(row * target.stride), target.width) }, act);
+    }
 }
 
 /// f32 tile, see [`super::pack::Packing::tile`].
 ///
 /// # Safety
-/// `target` is valid for writes, and nobody else has access to its values.
+/// `target` is valid for writes, and nobody else has access to its values; a row that it is added to is as long as it is wide.
 pub(super) unsafe fn tile_f32(a: &[f32], b: &[f32], depth: usize, target: Target) {
     assert!(a.len() >= depth * MR && b.len() >= depth * NR && target.height <= MR && target.width <= NR);
     let mut tile: Tile = [[0.0; NR]; MR];
@@ -58,16 +83,35 @@ pub(super) unsafe fn tile_bf16(a: &[u16], b: &[u16], depth: usize, target: Targe
     unsafe { store(&tile, target) };
 }
 
+/// As [`store`], with vectors where the CPU has them.
+///
+/// # Safety
+/// As [`tile_f32`].
+pub(super) unsafe fn put_tile(tile: &Tile, target: Target) {
+    #[cfg(target_arch = "x86_64")]
+    if level() == Level::Avx512 {
+        // SAFETY: `level` found AVX-512 on this CPU; the rest is the caller's promise.
+        return unsafe { x86::put_tile(tile, target) };
+    }
+    // SAFETY: the caller's promise.
+    unsafe { store(tile, target) };
+}
+
 /// # Safety
 /// As [`tile_f32`].
 pub(super) unsafe fn store(tile: &[[f32; NR]], target: Target) {
     for (row, values) in tile.iter().enumerate().take(target.height) {
-        // SAFETY: the rows of the target are valid and ours, as the caller promises; the slice is the only reference to this row's part.
-        let row = unsafe { std::slice::from_raw_parts_mut(target.start.add(row * target.stride), target.width) };
-        if target.add {
-            row.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
-        } else {
-            row.copy_from_slice(&values[..target.width]);
+        // SAFETY: the rows of the target are valid and ours, as the caller promises; the pointer is the only way to this row's part here.
+        let row = unsafe { target.start.add(row * target.stride) };
+        for (column, value) in values.iter().enumerate().take(target.width) {
+            // SAFETY: as above; a row that is added is as long as the target is wide. Values that are replaced are not read.
+            unsafe {
+                *row.add(column) = match target.onto {
+                    Onto::Nothing => *value,
+                    Onto::Target => *row.add(column) + value,
+                    Onto::Row(values) => *values.add(column) + value,
+                }
+            };
         }
     }
 }
@@ -100,10 +144,10 @@ fn bf16_portable(a: &[u16], b: &[u16], depth: usize, tile: &mut Tile) {
 pub(super) mod x86 {
     use std::arch::x86_64::*;
 
-    use super::{MR, NR, Target, Tile};
+    use super::{MR, NR, Onto, Target, Tile};
 
     /// # Safety
-    /// The CPU has AVX-512 F; `target` is valid for writes and no taller than `sums`.
+    /// The CPU has AVX-512 F; `target` is as [`super::tile_f32`] wants it, and no taller than `sums`.
     #[inline]
     #[target_feature(enable = "avx512f")]
     pub(in crate::gemm) unsafe fn put<const ROWS: usize>(sums: &[[__m512; 2]; ROWS], target: Target) {
@@ -118,13 +162,28 @@ pub(super) mod x86 {
                 // outside, so it is computed with wrapping.
                 unsafe {
                     let place = target.start.wrapping_add(row * target.stride + half * 16);
-                    let mut value = sums[half];
-                    if target.add {
-                        value = _mm512_add_ps(value, _mm512_maskz_loadu_ps(masks[half], place));
-                    }
+                    let value = match target.onto {
+                        Onto::Nothing => sums[half],
+                        Onto::Target => _mm512_add_ps(sums[half], _mm512_maskz_loadu_ps(masks[half], place)),
+                        Onto::Row(values) => {
+                            let values = values.wrapping_add(half * 16);
+                            _mm512_add_ps(sums[half], _mm512_maskz_loadu_ps(masks[half], values))
+                        }
+                    };
                     _mm512_mask_storeu_ps(place, masks[half], value);
                 }
             }
+        }
+    }
+
+    /// # Safety
+    /// As [`put`].
+    #[target_feature(enable = "avx512f")]
+    pub(super) unsafe fn put_tile(tile: &Tile, target: Target) {
+        // SAFETY: rows of a tile are two vectors; the rest is the caller's promise.
+        unsafe {
+            let load = |row: &[f32; NR]| [_mm512_loadu_ps(row.as_ptr()), _mm512_loadu_ps(row.as_ptr().add(16))];
+            put(&tile.each_ref().map(load), target);
         }
     }
 
@@ -140,7 +199,7 @@ pub(super) mod x86 {
 
     /// Asks for the lines of a target, which lie in as many pages as it has rows, before they are needed.
     #[inline(always)]
-    fn announce(target: Target) {
+    pub(in crate::gemm) fn announce(target: Target) {
         for row in 0..target.height {
             let row = target.start.wrapping_add(row * target.stride);
             fetch(row);

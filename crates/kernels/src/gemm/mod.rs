@@ -13,8 +13,9 @@ mod small;
 
 use rayon::prelude::*;
 
+use crate::activation::Activation;
 use crate::cpu::{Level, level};
-use micro::{MR, NR, Target};
+use micro::{MR, NR, Onto, Target};
 
 pub use int8::{GROUP as INT8_GROUP, Int8Matrix};
 pub use packed::{PackedMatrix, WeightFormat};
@@ -119,6 +120,57 @@ impl Output {
     }
 }
 
+/// What becomes of a product.
+#[derive(Clone, Copy)]
+struct Finish<'a> {
+    onto: Base<'a>,
+    /// Applied to the finished values.
+    act: Activation,
+}
+
+/// What a product is added to.
+#[derive(Clone, Copy)]
+enum Base<'a> {
+    Nothing,
+    /// The values of C.
+    There,
+    /// One value for each column.
+    Row(&'a [f32]),
+}
+
+impl Finish<'static> {
+    fn adding(accumulate: bool) -> Self {
+        Self { onto: if accumulate { Base::There } else { Base::Nothing }, act: Activation::None }
+    }
+}
+
+impl Finish<'_> {
+    /// What the tile at `column` is added to; behind the `first` block of the sums that is C.
+    fn onto(&self, first: bool, column: usize) -> Onto {
+        match self.onto {
+            _ if !first => Onto::Target,
+            Base::Nothing => Onto::Nothing,
+            Base::There => Onto::Target,
+            Base::Row(values) => Onto::Row(values[column..].as_ptr()),
+        }
+    }
+
+    /// The activation, if the block of the sums is the `last` one.
+    fn act(&self, last: bool) -> Activation {
+        if last { self.act } else { Activation::None }
+    }
+
+    /// C where there is nothing to sum.
+    fn without_products(&self, c: &mut [f32], n: usize) {
+        match self.onto {
+            Base::Nothing => c.fill(0.0),
+            Base::There => {}
+            Base::Row(values) => c.chunks_exact_mut(n).for_each(|row| row.copy_from_slice(&values[..n])),
+        }
+        crate::activation::forward(c, self.act);
+    }
+}
+
 /// How C is cut into tasks. It follows the number of threads; each value of C is summed in the same order however it is cut.
 #[derive(Clone, Copy)]
 struct Cut {
@@ -175,25 +227,29 @@ fn blocked<T: Copy + Default + Send + Sync>(
             b_packed.chunks_exact_mut(stride).enumerate().for_each(pack_panel);
         }
         let block = Block { panels: &b_packed, start: 0, stride, k0, depth };
-        multiply(&a, block, c, n, accumulate || k0 > 0, cut, packing);
+        // SAFETY: C has room for the product, as [`product`] has asserted, and is borrowed mutably.
+        unsafe { multiply(&a, block, Output(c.as_mut_ptr()), n, Finish::adding(accumulate), cut, packing) };
     }
 }
 
 /// Multiplies the columns of `a` that meet a block of B, into or onto C with `n` columns.
-fn multiply<T: Copy + Default + Send + Sync>(
+///
+/// # Safety
+/// `output` is valid for writes of `a.rows * n` values, which nobody else has access to, and holds values where the product is added to
+/// them.
+unsafe fn multiply<T: Copy + Default + Send + Sync>(
     a: &Matrix<'_>,
     block: Block<'_, T>,
-    c: &mut [f32],
+    output: Output,
     n: usize,
-    add: bool,
+    finish: Finish<'_>,
     cut: Cut,
     packing: impl pack::Packing<T>,
 ) {
     let m = a.rows;
-    assert!(c.len() >= m * n, "room for the matrix product");
     let num_panels = n.div_ceil(NR);
+    let (first_block, last_block) = (block.k0 == 0, block.k0 + block.depth == a.cols);
     let padded = packing.padded_depth(block.depth);
-    let output = Output(c.as_mut_ptr());
     let work = |a_packed: &mut Vec<T>, task: usize| {
         let row0 = task / cut.column_tasks * cut.rows;
         let rows = cut.rows.min(m - row0);
@@ -207,9 +263,14 @@ fn multiply<T: Copy + Default + Send + Sync>(
             for (i, a_panel) in a_packed.chunks_exact(padded * MR).enumerate() {
                 let (row, column) = (row0 + i * MR, j * NR);
                 let (height, width) = (MR.min(m - row), NR.min(n - column));
-                let target = Target { start: output.at(row * n + column), stride: n, height, width, add };
-                // SAFETY: the tile lies in `c`, which is borrowed mutably until all tasks are done, and tiles of tasks are disjoint.
-                unsafe { packing.tile(a_panel, b_panel, padded, target) };
+                let onto = finish.onto(first_block, column);
+                let target = Target { start: output.at(row * n + column), stride: n, height, width, onto };
+                // SAFETY: the tile lies in C, which is ours until all tasks are done, as the caller promises, and tiles of tasks are
+                // disjoint; a row that is added has a value for each column.
+                unsafe {
+                    packing.tile(a_panel, b_panel, padded, target);
+                    micro::activate(target, finish.act(last_block));
+                }
             }
         }
     };

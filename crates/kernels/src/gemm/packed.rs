@@ -6,8 +6,10 @@ use super::int8::Int8Matrix;
 use super::micro::NR;
 use super::pack::{self, Packing};
 use super::small::{self, FewRows};
-use super::{Block, Cut, KC, Matrix, Precision, SERIAL, multiply, rows};
+use super::{Base, Block, Cut, Finish, KC, Matrix, Output, Precision, SERIAL, multiply, rows};
+use crate::activation::Activation;
 use crate::cpu::{Level, level};
+use crate::store::Store;
 
 /// How the values of a packed matrix are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,8 +44,8 @@ pub struct PackedMatrix {
 /// Panels of full depth, one after the other.
 #[derive(Debug, Clone)]
 enum Panels {
-    F32 { values: Vec<f32>, round: bool },
-    Bf16(Vec<u16>),
+    F32 { values: Store<f32>, round: bool },
+    Bf16(Store<u16>),
     Int8(Int8Matrix),
 }
 
@@ -65,10 +67,10 @@ impl PackedMatrix {
     pub fn new(b: Matrix<'_>, format: WeightFormat) -> Self {
         let panels = match (format, level()) {
             (WeightFormat::Int8, _) => Panels::Int8(Int8Matrix::new(b)),
-            (WeightFormat::Bf16, Level::Avx512) => Panels::Bf16(pack_all(b, pack::Bf16Pairs)),
+            (WeightFormat::Bf16, Level::Avx512) => Panels::Bf16(pack_all(b, pack::Bf16Pairs).into()),
             _ => {
                 let round = format == WeightFormat::Bf16;
-                Panels::F32 { values: pack_all(b, pack::F32 { round }), round }
+                Panels::F32 { values: pack_all(b, pack::F32 { round }).into(), round }
             }
         };
         Self { rows: b.rows, cols: b.cols, panels }
@@ -110,45 +112,77 @@ impl PackedMatrix {
     /// # Panics
     /// If the inner sizes differ or `c` is too small: callers own the shapes.
     pub fn product(&self, a: Matrix<'_>, c: &mut [f32], accumulate: bool) {
+        assert!(c.len() >= a.rows * self.cols, "room for the matrix product");
+        // SAFETY: C has room for the product, is borrowed mutably, and holds values.
+        unsafe { self.into_output(a, Output(c.as_mut_ptr()), Finish::adding(accumulate)) };
+    }
+
+    /// `act(a b + bias)`, row-major `[a.rows, b.cols]`; the same values as a product that is added to rows of the bias.
+    ///
+    /// # Panics
+    /// If the inner sizes differ or the bias isn't one value a column: callers own the shapes.
+    pub fn forward(&self, a: Matrix<'_>, bias: Option<&[f32]>, act: Activation) -> Vec<f32> {
+        assert!(bias.is_none_or(|bias| bias.len() == self.cols), "one bias a column");
+        let len = a.rows * self.cols;
+        let mut c = Vec::with_capacity(len);
+        let finish = Finish { onto: bias.map_or(Base::Nothing, Base::Row), act };
+        // SAFETY: there is room for the product, which is added to none of the vector's values; every value of it is written.
+        unsafe {
+            self.into_output(a, Output(c.as_mut_ptr()), finish);
+            c.set_len(len);
+        }
+        c
+    }
+
+    /// # Safety
+    /// As [`multiply`].
+    unsafe fn into_output(&self, a: Matrix<'_>, output: Output, finish: Finish<'_>) {
         let (m, n, k) = (a.rows, self.cols, self.rows);
         assert_eq!(a.cols, k, "inner sizes of a matrix product");
-        assert!(c.len() >= m * n, "room for the matrix product");
         if m == 0 || n == 0 {
             return;
         }
-        let c = &mut c[..m * n];
         if k == 0 {
-            if !accumulate {
-                c.fill(0.0);
+            if !matches!(finish.onto, Base::There) {
+                // SAFETY: there is room for as many values; zeros are written before a slice of them is made.
+                unsafe { std::ptr::write_bytes(output.at(0), 0, m * n) };
             }
-            return;
+            // SAFETY: the values are there now, and ours.
+            return finish.without_products(unsafe { std::slice::from_raw_parts_mut(output.at(0), m * n) }, n);
         }
         let parallel = m * n * k > SERIAL;
-        match &self.panels {
-            Panels::F32 { values, round } => by_panels(&a, values, c, n, accumulate, parallel, pack::F32 { round: *round }),
-            Panels::Bf16(values) => by_panels(&a, values, c, n, accumulate, parallel, pack::Bf16Pairs),
-            Panels::Int8(matrix) => matrix.product(a, c, accumulate),
+        // SAFETY: the caller's promise.
+        unsafe {
+            match &self.panels {
+                Panels::F32 { values, round } => by_panels(&a, values, output, n, finish, parallel, pack::F32 { round: *round }),
+                Panels::Bf16(values) => by_panels(&a, values, output, n, finish, parallel, pack::Bf16Pairs),
+                Panels::Int8(matrix) => matrix.into_output(a, output, finish),
+            }
         }
     }
 }
 
-fn by_panels<T: Copy + Default + Send + Sync>(
+/// # Safety
+/// As [`multiply`].
+unsafe fn by_panels<T: Copy + Default + Send + Sync>(
     a: &Matrix<'_>,
     panels: &[T],
-    c: &mut [f32],
+    output: Output,
     n: usize,
-    accumulate: bool,
+    finish: Finish<'_>,
     parallel: bool,
     packing: impl FewRows<T>,
 ) {
     if a.rows <= rows::MAX_ROWS {
-        return small::from_panels(a, panels, n, c, accumulate, parallel, packing);
+        // SAFETY: the caller's promise.
+        return unsafe { small::from_panels(a, panels, n, output, finish, parallel, packing) };
     }
     let cut = Cut::new(a.rows, n.div_ceil(NR), parallel);
     let stride = packing.padded_depth(a.cols) * NR;
     for k0 in (0..a.cols).step_by(KC) {
         let block = Block { panels, start: k0 * NR, stride, k0, depth: KC.min(a.cols - k0) };
-        multiply(a, block, c, n, accumulate || k0 > 0, cut, packing);
+        // SAFETY: the caller's promise; blocks after the first are added to what the first has written.
+        unsafe { multiply(a, block, output, n, finish, cut, packing) };
     }
 }
 

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use super::micro::{self, NR, Target};
 use super::pack::{Bf16Pairs, F32, Packing};
 use super::rows::{self, MAX_ROWS, PANELS, Rows, Sums};
-use super::{KC, Matrix, Output, Precision};
+use super::{Finish, KC, Matrix, Output, Precision};
 use crate::cpu::{Level, level};
 
 /// Depth of a piece; a divisor of [`KC`].
@@ -56,7 +56,8 @@ fn from_matrix<T: Copy + Default + Send + Sync>(
     parallel: bool,
     packing: impl FewRows<T>,
 ) {
-    by_panels(&a, b.cols, c, accumulate, parallel, packing, |x, first, count, block, sums| {
+    assert!(c.len() >= a.rows * b.cols, "room for the matrix product");
+    let multiply = |x: Rows<'_, T>, first: usize, count: usize, block: std::ops::Range<usize>, sums: &mut Sums| {
         let mut pieces = [[T::default(); PIECE * NR]; PANELS];
         for k0 in block.clone().step_by(PIECE) {
             let depth = PIECE.min(block.end - k0);
@@ -67,43 +68,52 @@ fn from_matrix<T: Copy + Default + Send + Sync>(
             let pieces = [&pieces[0][..padded * NR], &pieces[1][..padded * NR]];
             packing.multiply(x, k0, &pieces[..count], padded, sums);
         }
-    });
+    };
+    // SAFETY: C has room for the product and is borrowed mutably.
+    unsafe { by_panels(&a, b.cols, Output(c.as_mut_ptr()), Finish::adding(accumulate), parallel, packing, multiply) };
 }
 
 /// As [`few_rows`], the panels of the right factor (`[a.cols, n]`) being packed already, each in full depth.
-pub(super) fn from_panels<T: Copy + Default + Send + Sync>(
+///
+/// # Safety
+/// As [`super::multiply`].
+pub(super) unsafe fn from_panels<T: Copy + Default + Send + Sync>(
     a: &Matrix<'_>,
     panels: &[T],
     n: usize,
-    c: &mut [f32],
-    accumulate: bool,
+    output: Output,
+    finish: Finish<'_>,
     parallel: bool,
     packing: impl FewRows<T>,
 ) {
     let stride = packing.padded_depth(a.cols) * NR;
-    by_panels(a, n, c, accumulate, parallel, packing, |x, first, count, block, sums| {
+    let multiply = |x: Rows<'_, T>, first: usize, count: usize, block: std::ops::Range<usize>, sums: &mut Sums| {
         let padded = packing.padded_depth(block.len());
         let panel = |panel: usize| &panels[(first + panel.min(count - 1)) * stride + block.start * NR..][..padded * NR];
         packing.multiply(x, block.start, &[panel(0), panel(1)][..count], padded, sums);
-    });
+    };
+    // SAFETY: the caller's promise.
+    unsafe { by_panels(a, n, output, finish, parallel, packing, multiply) };
 }
 
 /// Calls `multiply(rows, first panel, number of panels, range of depths, sums)` for every pair of panels and every block of depth, and
 /// puts the sums into or onto C.
-fn by_panels<T: Copy + Default + Send + Sync>(
+///
+/// # Safety
+/// As [`super::multiply`].
+unsafe fn by_panels<T: Copy + Default + Send + Sync>(
     a: &Matrix<'_>,
     n: usize,
-    c: &mut [f32],
-    accumulate: bool,
+    output: Output,
+    finish: Finish<'_>,
     parallel: bool,
     packing: impl FewRows<T>,
     multiply: impl Fn(Rows<'_, T>, usize, usize, std::ops::Range<usize>, &mut Sums) + Sync,
 ) {
     let (m, k) = (a.rows, a.cols);
-    assert!(m <= MAX_ROWS && c.len() >= m * n, "room for the matrix product");
+    assert!(m <= MAX_ROWS);
     let values = packing.plain(a);
     let x = Rows { values: &values, length: packing.padded_depth(k) };
-    let output = Output(c.as_mut_ptr());
     let num_panels = n.div_ceil(NR);
     let work = |pair: usize| {
         let first = pair * PANELS;
@@ -113,10 +123,14 @@ fn by_panels<T: Copy + Default + Send + Sync>(
             multiply(x, first, count, k0..k.min(k0 + KC), &mut sums);
             for (panel, sums) in sums[..count].iter().enumerate() {
                 let column = (first + panel) * NR;
-                let add = accumulate || k0 > 0;
-                let target = Target { start: output.at(column), stride: n, height: m, width: NR.min(n - column), add };
-                // SAFETY: the tile lies in `c`, which is borrowed mutably until all tasks are done, and tiles of tasks are disjoint.
-                unsafe { micro::store(sums, target) };
+                let onto = finish.onto(k0 == 0, column);
+                let target = Target { start: output.at(column), stride: n, height: m, width: NR.min(n - column), onto };
+                // SAFETY: the tile lies in C, which is ours until all tasks are done, as the caller promises, and tiles of tasks are
+                // disjoint; a row that is added has a value for each column.
+                unsafe {
+                    micro::store(sums, target);
+                    micro::activate(target, finish.act(k0 + KC >= k));
+                }
             }
         }
     };

@@ -7,6 +7,7 @@ from pathlib import Path
 import reference
 import strong
 import torch
+import vq
 from model import Config, Unif2ace
 from safetensors.torch import load_file
 from sampling import Sampler, TextDraws, seeded
@@ -95,6 +96,26 @@ def with_experts() -> None:
     print("ok  rivals agree with experts")
 
 
+def tokenizer_case(folder: Path) -> None:
+    case, data = json.loads((folder / "case.json").read_text()), load_file(folder / "case.safetensors")
+    sizes = case["config"]
+    model = vq.Vq(vq.Config(**{name: sizes[name] for name in ("ch", "enc_mult", "enc_blocks", "dec_mult", "dec_blocks")}, z_channels=sizes["z"]))
+    if (folder / "weights.safetensors").exists():
+        model.load_state_dict(load_file(folder / "weights.safetensors"), strict=False)
+    else:
+        vq.load_procedural(model)
+    height, width = (side // 2 ** (len(sizes["enc_mult"]) - 1) for side in data["pixels"].shape[2:])
+    for layout in (torch.contiguous_format, torch.channels_last):
+        model.to(memory_format=layout)
+        with torch.inference_mode():
+            close(model.encoder(model.like_weights(data["pixels"])), data["z"], 1e-4, f"magvit/{folder.name} z")
+            pictures = model.decode(data["indices"], height, width)
+            close(pictures, data["reconstruction"], 2e-4, f"magvit/{folder.name} reconstruction")
+            sure = (data["z"].abs() > 1e-4).all(1).flatten(1)
+            found = model.encode(data["pixels"])
+            assert torch.equal(found[sure], data["indices"].view_as(found)[sure]), f"magvit/{folder.name}: codes differ"
+
+
 if __name__ == "__main__":
     torch.set_num_threads(2)
     for folder in sorted((GOLDEN / "transformer").iterdir()):
@@ -103,4 +124,6 @@ if __name__ == "__main__":
         sampler_case(folder)
     for folder in sorted((GOLDEN / "mmu_generate").iterdir()):
         answer_case(folder)
+    for folder in sorted(path for path in (GOLDEN / "magvit").iterdir() if path.is_dir()):
+        tokenizer_case(folder)
     with_experts()

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use crate::gemm::{Matrix, Precision, gemm_serial};
+use crate::gemm::{Matrix, Precision, Scratch, gemm_serial};
 use crate::simd::{exp, multiversion};
 
 /// Sizes of an attention.
@@ -14,6 +14,8 @@ pub struct Shape {
     pub queries: usize,
     /// Key positions.
     pub keys: usize,
+    /// Rows of k and v in memory for each row of the batch: `keys`, or more where they have room for positions to come.
+    pub key_room: usize,
     /// Heads.
     pub heads: usize,
     /// Width of a head.
@@ -83,10 +85,10 @@ multiversion! {
     }
 }
 
-/// The part of one head in one row: a strided view of `[length, head_dim]`.
-fn head<'a>(x: &'a [f32], shape: Shape, length: usize, b: usize, h: usize) -> Matrix<'a> {
+/// The part of one head in one row: a strided view of `[length, head_dim]`, the rows of the batch being `room` positions apart.
+fn head<'a>(x: &'a [f32], shape: Shape, [length, room]: [usize; 2], b: usize, h: usize) -> Matrix<'a> {
     Matrix {
-        data: &x[b * length * shape.width() + h * shape.head_dim..],
+        data: &x[b * room * shape.width() + h * shape.head_dim..],
         rows: length,
         cols: shape.head_dim,
         row_stride: shape.width(),
@@ -94,14 +96,14 @@ fn head<'a>(x: &'a [f32], shape: Shape, length: usize, b: usize, h: usize) -> Ma
     }
 }
 
-/// Puts `[batch * heads][length, head_dim]` back to `[batch, length, heads * head_dim]`.
-fn unpermute(parts: &[Vec<f32>], shape: Shape, length: usize) -> Vec<f32> {
+/// Puts `[batch * heads][length, head_dim]` back to `[batch, room, heads * head_dim]`, zeros behind each length.
+fn unpermute(parts: &[Vec<f32>], shape: Shape, room: usize) -> Vec<f32> {
     let width = shape.width();
-    let mut out = vec![0.0; shape.batch * length * width];
+    let mut out = vec![0.0; shape.batch * room * width];
     for (index, part) in parts.iter().enumerate() {
         let (b, h) = (index / shape.heads, index % shape.heads);
         for (position, values) in part.chunks_exact(shape.head_dim).enumerate() {
-            let start = (b * length + position) * width + h * shape.head_dim;
+            let start = (b * room + position) * width + h * shape.head_dim;
             out[start..start + shape.head_dim].copy_from_slice(values);
         }
     }
@@ -117,16 +119,16 @@ pub fn forward(
     shape: Shape,
     precision: Precision,
 ) -> (Vec<f32>, Vec<Vec<f32>>) {
-    let Shape { batch, queries, keys, heads, head_dim } = shape;
+    let Shape { batch, queries, keys, heads, head_dim, .. } = shape;
     let scale = 1.0 / (head_dim as f32).sqrt();
     let work = |index: usize| {
         let (b, h) = (index / heads, index % heads);
         let mut p = vec![0.0; queries * keys];
-        gemm_serial(head(q, shape, queries, b, h), head(k, shape, keys, b, h).t(), &mut p, false, precision);
+        gemm_serial(head(q, shape, [queries; 2], b, h), head(k, shape, [keys, shape.key_room], b, h).t(), &mut p, false, precision);
         let mask = mask.map(|mask| &mask.values[(b % mask.rows) * queries * keys..][..queries * keys]);
         softmax_rows(&mut p, mask, keys, scale);
         let mut out = vec![0.0; queries * head_dim];
-        gemm_serial(Matrix::new(&p, queries, keys), head(v, shape, keys, b, h), &mut out, false, precision);
+        gemm_serial(Matrix::new(&p, queries, keys), head(v, shape, [keys, shape.key_room], b, h), &mut out, false, precision);
         (out, p)
     };
     let heads_in_all = 0..batch * heads;
@@ -136,6 +138,129 @@ pub fn forward(
         heads_in_all.into_par_iter().map(work).unzip()
     };
     (unpermute(&outputs, shape, queries), weights)
+}
+
+/// Rows of queries that are scored at a time: their scores stay in the second-level cache.
+const BLOCK: usize = 48;
+/// Most queries that are worked on one by one, straight from unpacked keys and values.
+const FEW: usize = 2;
+
+/// The result of [`forward`] alone, without the weights: for inference. Scores live only as long as a block of queries needs them.
+pub fn infer(q: &[f32], k: &[f32], v: &[f32], mask: Option<Mask<'_>>, shape: Shape, precision: Precision) -> Vec<f32> {
+    let Shape { batch, queries, keys, heads, head_dim, .. } = shape;
+    if queries <= FEW {
+        return few(q, k, v, mask, shape);
+    }
+    let width = shape.width();
+    let scale = 1.0 / (head_dim as f32).sqrt();
+    let mut out = vec![0.0; batch * queries * width];
+    let parts = Parts(out.as_mut_ptr());
+    let work = |(packed_k, packed_v, scores): &mut (Scratch, Scratch, Vec<f32>), index: usize| {
+        let (b, h) = (index / heads, index % heads);
+        packed_k.pack(head(k, shape, [keys, shape.key_room], b, h).t(), precision);
+        packed_v.pack(head(v, shape, [keys, shape.key_room], b, h), precision);
+        let q = head(q, shape, [queries; 2], b, h);
+        let mask = mask.map(|mask| &mask.values[(b % mask.rows) * queries * keys..][..queries * keys]);
+        for first in (0..queries).step_by(BLOCK) {
+            let rows = BLOCK.min(queries - first);
+            scores.resize(rows * keys, 0.0);
+            packed_k.product(Matrix { data: &q.data[first * width..], rows, ..q }, scores, keys);
+            softmax_rows(scores, mask.map(|mask| &mask[first * keys..]), keys, scale);
+            let place = (b * queries + first) * width + h * head_dim;
+            // SAFETY: a head's columns of a row of the batch are written by this task alone; `out` lives until all tasks are done.
+            unsafe { packed_v.product_at(Matrix::new(scores, rows, keys), parts.at(place), width) };
+        }
+    };
+    let tasks = 0..batch * heads;
+    if batch * queries * keys * width <= SERIAL {
+        let mut memory = Default::default();
+        tasks.for_each(|index| work(&mut memory, index));
+    } else {
+        tasks.into_par_iter().for_each_init(Default::default, work);
+    }
+    out
+}
+
+/// Start of an output whose parts are written by different tasks.
+#[derive(Clone, Copy)]
+struct Parts(*mut f32);
+
+// SAFETY: tasks write disjoint parts of memory that outlives them.
+unsafe impl Send for Parts {}
+// SAFETY: as above.
+unsafe impl Sync for Parts {}
+
+impl Parts {
+    fn at(self, place: usize) -> *mut f32 {
+        self.0.wrapping_add(place)
+    }
+}
+
+/// Few queries: decoding. Keys and values are read once, in the order of memory, for all heads of a task.
+fn few(q: &[f32], k: &[f32], v: &[f32], mask: Option<Mask<'_>>, shape: Shape) -> Vec<f32> {
+    let Shape { batch, queries, keys, heads, head_dim, .. } = shape;
+    let width = shape.width();
+    let scale = 1.0 / (head_dim as f32).sqrt();
+    let parallel = batch * queries * keys * width > SERIAL;
+    let per_task = if parallel { heads.div_ceil((2 * rayon::current_num_threads()).div_ceil(batch)) } else { heads };
+    let work = |(index, out): (usize, &mut [f32])| {
+        // `out` is one row of the batch and query, cut into groups of heads.
+        let groups = heads.div_ceil(per_task);
+        let (row, first) = (index / groups, index % groups * per_task);
+        let b = row / queries;
+        let columns = first * head_dim..first * head_dim + out.len();
+        let start = b * shape.key_room * width;
+        let mut scores = vec![0.0; out.len() / head_dim * keys];
+        dots(&q[row * width..][columns.clone()], &k[start + columns.start..], width, head_dim, keys, &mut scores);
+        let mask = mask.map(|mask| &mask.values[((b % mask.rows) * queries + row % queries) * keys..][..keys]);
+        scores.chunks_exact_mut(keys).for_each(|scores| softmax_rows(scores, mask, keys, scale));
+        mix(&scores, &v[start + columns.start..], width, head_dim, keys, out);
+    };
+    let mut out = vec![0.0; batch * queries * width];
+    if parallel {
+        // Groups of heads must not straddle rows: the last one of a row may be smaller.
+        out.par_chunks_exact_mut(width)
+            .enumerate()
+            .flat_map(|(row, out)| {
+                let groups = heads.div_ceil(per_task);
+                out.par_chunks_mut(per_task * head_dim).enumerate().map(move |(group, out)| (row * groups + group, out))
+            })
+            .for_each(work);
+    } else {
+        out.chunks_exact_mut(width).enumerate().for_each(work);
+    }
+    out
+}
+
+multiversion! {
+    /// Products of each head of `q` with that head of `keys` rows, `stride` apart: `[heads][keys]`.
+    fn dots(q: &[f32], k: &[f32], stride: usize, head_dim: usize, keys: usize, scores: &mut [f32]) {
+        for key in 0..keys {
+            let k = &k[key * stride..][..q.len()];
+            for (head, (q, k)) in q.chunks_exact(head_dim).zip(k.chunks_exact(head_dim)).enumerate() {
+                let mut lanes = [0.0f32; 16];
+                for (q, k) in q.chunks(16).zip(k.chunks(16)) {
+                    for ((lane, q), k) in lanes.iter_mut().zip(q).zip(k) {
+                        *lane += q * k;
+                    }
+                }
+                scores[head * keys + key] = lanes.iter().sum();
+            }
+        }
+    }
+}
+
+multiversion! {
+    /// Adds to each head of `out` that head of `keys` rows of v, `stride` apart, each times its weight.
+    fn mix(weights: &[f32], v: &[f32], stride: usize, head_dim: usize, keys: usize, out: &mut [f32]) {
+        for key in 0..keys {
+            let v = &v[key * stride..][..out.len()];
+            for (head, (out, v)) in out.chunks_exact_mut(head_dim).zip(v.chunks_exact(head_dim)).enumerate() {
+                let weight = weights[head * keys + key];
+                out.iter_mut().zip(v).for_each(|(out, v)| *out += weight * v);
+            }
+        }
+    }
 }
 
 /// Gradients of q, k and v from the output's gradient and the weights of [`forward`].
@@ -148,18 +273,18 @@ pub fn backward([q, k, v]: [&[f32]; 3], weights: &[Vec<f32>], dout: &[f32], shap
         .enumerate()
         .map(|(index, p)| {
             let (b, h) = (index / heads, index % heads);
-            let dout = head(dout, shape, queries, b, h);
+            let dout = head(dout, shape, [queries; 2], b, h);
             let p_matrix = Matrix::new(p, queries, keys);
             let mut dv = vec![0.0; keys * head_dim];
             gemm_serial(p_matrix.t(), dout, &mut dv, false, precision);
             let mut ds = vec![0.0; queries * keys];
-            gemm_serial(dout, head(v, shape, keys, b, h).t(), &mut ds, false, precision);
+            gemm_serial(dout, head(v, shape, [keys, shape.key_room], b, h).t(), &mut ds, false, precision);
             softmax_backward(&mut ds, p, keys, scale);
             let ds = Matrix::new(&ds, queries, keys);
             let mut dq = vec![0.0; queries * head_dim];
-            gemm_serial(ds, head(k, shape, keys, b, h), &mut dq, false, precision);
+            gemm_serial(ds, head(k, shape, [keys, shape.key_room], b, h), &mut dq, false, precision);
             let mut dk = vec![0.0; keys * head_dim];
-            gemm_serial(ds.t(), head(q, shape, queries, b, h), &mut dk, false, precision);
+            gemm_serial(ds.t(), head(q, shape, [queries; 2], b, h), &mut dk, false, precision);
             [dq, dk, dv]
         })
         .collect();
@@ -168,7 +293,7 @@ pub fn backward([q, k, v]: [&[f32]; 3], weights: &[Vec<f32>], dout: &[f32], shap
             part.push(values);
         }
     }
-    [unpermute(&parts[0], shape, queries), unpermute(&parts[1], shape, keys), unpermute(&parts[2], shape, keys)]
+    [unpermute(&parts[0], shape, queries), unpermute(&parts[1], shape, shape.key_room), unpermute(&parts[2], shape, shape.key_room)]
 }
 
 /// Rotary tables `[rows, length, dims]`, one row for all or one each.
@@ -205,5 +330,41 @@ pub fn rotate(x: &mut [f32], tables: Tables<'_>, [batch, length, heads, head_dim
         x.chunks_exact_mut(heads * head_dim).enumerate().for_each(work);
     } else {
         x.par_chunks_exact_mut(heads * head_dim).with_min_len(16).enumerate().for_each(work);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::at_every_level;
+
+    fn values(count: usize, seed: u32) -> Vec<f32> {
+        (0..count as u32).map(|i| ((i ^ seed).wrapping_mul(2_654_435_761) >> 8) as f32 / (1 << 23) as f32 - 1.0).collect()
+    }
+
+    #[test]
+    fn inference_equals_the_form_that_keeps_its_weights_whatever_the_room_behind_the_keys() {
+        at_every_level(|level| {
+            for (batch, queries, keys, heads, head_dim, rows) in
+                [(1, 1, 1, 1, 4, 1), (2, 1, 37, 3, 20, 2), (1, 2, 300, 32, 64, 1), (2, 3, 5, 2, 8, 1), (2, 100, 131, 3, 33, 2)]
+            {
+                let width = heads * head_dim;
+                let shape = Shape { batch, queries, keys, key_room: keys, heads, head_dim };
+                let [q, k, v] = [(queries, 1), (keys, 2), (keys, 3)].map(|(length, seed)| values(batch * length * width, seed));
+                let mask: Vec<f32> = values(rows * queries * keys, 4).iter().map(|v| if *v < -0.5 { -1e9 } else { 0.0 }).collect();
+                let mask = Mask { values: &mask, rows };
+                let expected = forward(&q, &k, &v, Some(mask), shape, Precision::F32).0;
+                for room in [0, 7] {
+                    let roomy = |x: &[f32]| -> Vec<f32> {
+                        x.chunks_exact(keys * width).flat_map(|x| x.iter().copied().chain(vec![f32::NAN; room * width])).collect()
+                    };
+                    let shape = Shape { key_room: keys + room, ..shape };
+                    let found = infer(&q, &roomy(&k), &roomy(&v), Some(mask), shape, Precision::F32);
+                    for (found, expected) in found.iter().zip(&expected) {
+                        assert!((found - expected).abs() < 1e-5, "{level:?} {shape:?}: {found} and {expected}");
+                    }
+                }
+            }
+        });
     }
 }

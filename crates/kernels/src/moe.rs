@@ -188,7 +188,6 @@ fn serve(
         .into_par_iter()
         .enumerate()
         .map(|(expert, slots)| {
-            let rows = slots.len();
             let x = gather(x, &slots, shape);
             let before = layer(expert, &x, slots.len(), false);
             let mut hidden = before.clone();

@@ -79,9 +79,12 @@ fn linear_forward(x: &FlexTensor, weight: &FlexTensor, bias: &FlexTensor, precis
     linear::forward(&values(x), &values(weight), &values(bias), linear_shape(x, weight), precision)
 }
 
-fn attention_shape(q: &FlexTensor, k: &FlexTensor, heads: usize) -> attention::Shape {
+/// Keys behind those that the mask knows of are room for positions to come.
+fn attention_shape(q: &FlexTensor, k: &FlexTensor, mask: Option<&FlexTensor>, heads: usize) -> attention::Shape {
     let [batch, queries, width] = dims(q);
-    attention::Shape { batch, queries, keys: dims::<3>(k)[1], heads, head_dim: width / heads }
+    let key_room = dims::<3>(k)[1];
+    let keys = mask.map_or(key_room, |mask| dims::<3>(mask)[2]);
+    attention::Shape { batch, queries, keys, key_room, heads, head_dim: width / heads }
 }
 
 fn attention_forward(
@@ -93,11 +96,25 @@ fn attention_forward(
     heads: usize,
     precision: Precision,
 ) -> (FlexTensor, Vec<Vec<f32>>) {
-    let shape = attention_shape(q, k, heads);
+    let shape = attention_shape(q, k, masked.then_some(mask), heads);
     let mask_values = values(mask);
     let mask = masked.then(|| Mask { values: &mask_values, rows: dims::<3>(mask)[0] });
     let (out, weights) = attention::forward(&values(q), &values(k), &values(v), mask, shape, precision);
     (tensor(out, dims::<3>(q)), weights)
+}
+
+/// As [`attention_forward`], without the weights.
+fn attention_infer(
+    [q, k, v]: [&FlexTensor; 3],
+    mask: &FlexTensor,
+    masked: bool,
+    heads: usize,
+    precision: Precision,
+) -> FlexTensor {
+    let shape = attention_shape(q, k, masked.then_some(mask), heads);
+    let mask_values = values(mask);
+    let mask = masked.then(|| Mask { values: &mask_values, rows: dims::<3>(mask)[0] });
+    tensor(attention::infer(&values(q), &values(k), &values(v), mask, shape, precision), dims::<3>(q))
 }
 
 fn rotate(x: &FlexTensor, cos: &FlexTensor, sin: &FlexTensor, heads: usize, inverse: bool) -> FlexTensor {
@@ -135,7 +152,7 @@ impl CpuOps for Flex {
         heads: usize,
         precision: Precision,
     ) -> FlexTensor {
-        attention_forward(&q, &k, &v, &mask, masked, heads, precision).0
+        attention_infer([&q, &k, &v], &mask, masked, heads, precision)
     }
 
     fn f2_cross_entropy(logits: FlexTensor, target: FlexTensor) -> FlexTensor {
@@ -231,7 +248,7 @@ struct AttentionState {
     k: FlexTensor,
     v: FlexTensor,
     weights: Vec<Vec<f32>>,
-    heads: usize,
+    shape: attention::Shape,
     precision: Precision,
 }
 
@@ -239,9 +256,8 @@ impl Backward<Flex, 3> for AttentionBackward {
     type State = AttentionState;
 
     fn backward(self, ops: Ops<AttentionState, 3>, grads: &mut Gradients, _checkpointer: &mut Checkpointer) {
-        let AttentionState { q, k, v, weights, heads, precision } = ops.state;
+        let AttentionState { q, k, v, weights, shape, precision } = ops.state;
         let dout = grads.consume::<Flex>(&ops.node);
-        let shape = attention_shape(&q, &k, heads);
         let parts = attention::backward([&values(&q), &values(&k), &values(&v)], &weights, &values(&dout), shape, precision);
         for ((node, part), like) in ops.parents.into_iter().zip(parts).zip([&q, &k, &v]) {
             if let Some(node) = node {
@@ -331,10 +347,11 @@ impl<C: CheckpointStrategy> CpuOps for Autodiff<Flex, C> {
             OpsKind::Tracked(prep) => {
                 let (q, k, v) = (q.primitive().clone(), k.primitive().clone(), v.primitive().clone());
                 let (out, weights) = attention_forward(&q, &k, &v, &mask, masked, heads, precision);
-                prep.finish(AttentionState { q, k, v, weights, heads, precision }, out)
+                let shape = attention_shape(&q, &k, masked.then_some(&mask), heads);
+                prep.finish(AttentionState { q, k, v, weights, shape, precision }, out)
             }
             OpsKind::UnTracked(prep) => {
-                prep.finish(attention_forward(q.primitive(), k.primitive(), v.primitive(), &mask, masked, heads, precision).0)
+                prep.finish(attention_infer([q.primitive(), k.primitive(), v.primitive()], &mask, masked, heads, precision))
             }
         }
     }

@@ -178,7 +178,8 @@ pub fn layer_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, bias: Tensor<
 }
 
 /// Softmax attention of H heads on unpermuted `[B, L, H * head_dim]`: norm of queries and keys, rotary on the first R dims of a head,
-/// `q k / sqrt(head_dim) + mask`, softmax over keys, times v. `mask` is additive `[B or 1, L, S]` and gets no gradient.
+/// `q k / sqrt(head_dim) + mask`, softmax over keys, times v. `mask` is additive `[B or 1, L, S]` and gets no gradient. Keys and values may
+/// have room for positions to come behind those that the mask knows of; what is there is not looked at.
 pub fn attention(
     q_BLD: Tensor<3>,
     k_BSD: Tensor<3>,

@@ -81,7 +81,8 @@ pub fn attention(
     mask_BLS: Option<Tensor<3>>,
 ) -> Tensor<3> {
     let [batch, length, width] = q_BLD.dims();
-    let keys = k_BSD.dims()[1];
+    let keys = mask_BLS.as_ref().map_or(k_BSD.dims()[1], |mask| mask.dims()[2]);
+    let [k_BSD, v_BSD] = [k_BSD, v_BSD].map(|x_BSD| x_BSD.narrow(1, 0, keys));
     let head_dim = width / num_heads;
     let (q_norm, k_norm) = match qk_norm {
         Some(n) => (Some((n.q_weight, n.q_bias, n.eps)), Some((n.k_weight, n.k_bias, n.eps))),

@@ -209,7 +209,7 @@ impl Int8Matrix {
             return Finish::adding(accumulate).without_products(&mut c[..a.rows * self.cols], self.cols);
         }
         // SAFETY: C has room for the product, is borrowed mutably, and holds values.
-        unsafe { self.into_output(a, Output(c.as_mut_ptr()), Finish::adding(accumulate)) };
+        unsafe { self.into_output(a, Output::new(c, self.cols), Finish::adding(accumulate)) };
     }
 
     /// There is something to sum.
@@ -263,7 +263,7 @@ impl Int8Matrix {
                         let column = panel * NR;
                         let (height, width) = (x.height.min(rows.end - row0), NR.min(n - column));
                         let onto = finish.onto(chunk == 0, column);
-                        Target { start: output.at(row0 * n + column), stride: n, height, width, onto }
+                        Target { start: output.at(row0, column), stride: output.stride, height, width, onto }
                     };
                     #[cfg(target_arch = "x86_64")]
                     (panel..panel + count).for_each(|panel| micro::x86::announce(target(panel)));

@@ -9,6 +9,7 @@ mod micro;
 mod pack;
 mod packed;
 mod rows;
+mod scratch;
 mod small;
 
 use rayon::prelude::*;
@@ -19,6 +20,7 @@ use micro::{MR, NR, Onto, Target};
 
 pub use int8::{GROUP as INT8_GROUP, Int8Matrix};
 pub use packed::{PackedMatrix, WeightFormat};
+pub use scratch::Scratch;
 
 /// Precision of the factors; sums are f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,9 +107,12 @@ fn product(a: Matrix<'_>, b: Matrix<'_>, c: &mut [f32], accumulate: bool, precis
     }
 }
 
-/// Start of C, for tasks that write tiles of it.
+/// C, for tasks that write tiles of it: rows `stride` values apart.
 #[derive(Clone, Copy)]
-struct Output(*mut f32);
+struct Output {
+    start: *mut f32,
+    stride: usize,
+}
 
 // SAFETY: tasks write disjoint tiles of a matrix that outlives them.
 unsafe impl Send for Output {}
@@ -115,8 +120,13 @@ unsafe impl Send for Output {}
 unsafe impl Sync for Output {}
 
 impl Output {
-    fn at(self, offset: usize) -> *mut f32 {
-        self.0.wrapping_add(offset)
+    /// A row-major matrix without gaps.
+    fn new(c: &mut [f32], cols: usize) -> Self {
+        Self { start: c.as_mut_ptr(), stride: cols }
+    }
+
+    fn at(self, row: usize, column: usize) -> *mut f32 {
+        self.start.wrapping_add(row * self.stride + column)
     }
 }
 
@@ -228,14 +238,14 @@ fn blocked<T: Copy + Default + Send + Sync>(
         }
         let block = Block { panels: &b_packed, start: 0, stride, k0, depth };
         // SAFETY: C has room for the product, as [`product`] has asserted, and is borrowed mutably.
-        unsafe { multiply(&a, block, Output(c.as_mut_ptr()), n, Finish::adding(accumulate), cut, packing) };
+        unsafe { multiply(&a, block, Output::new(c, n), n, Finish::adding(accumulate), cut, packing) };
     }
 }
 
 /// Multiplies the columns of `a` that meet a block of B, into or onto C with `n` columns.
 ///
 /// # Safety
-/// `output` is valid for writes of `a.rows * n` values, which nobody else has access to, and holds values where the product is added to
+/// `output` is valid for writes of `a.rows` rows of `n` values, which nobody else has access to, and holds values where the product is added to
 /// them.
 unsafe fn multiply<T: Copy + Default + Send + Sync>(
     a: &Matrix<'_>,
@@ -264,7 +274,7 @@ unsafe fn multiply<T: Copy + Default + Send + Sync>(
                 let (row, column) = (row0 + i * MR, j * NR);
                 let (height, width) = (MR.min(m - row), NR.min(n - column));
                 let onto = finish.onto(first_block, column);
-                let target = Target { start: output.at(row * n + column), stride: n, height, width, onto };
+                let target = Target { start: output.at(row, column), stride: output.stride, height, width, onto };
                 // SAFETY: the tile lies in C, which is ours until all tasks are done, as the caller promises, and tiles of tasks are
                 // disjoint; a row that is added has a value for each column.
                 unsafe {

@@ -114,7 +114,7 @@ impl PackedMatrix {
     pub fn product(&self, a: Matrix<'_>, c: &mut [f32], accumulate: bool) {
         assert!(c.len() >= a.rows * self.cols, "room for the matrix product");
         // SAFETY: C has room for the product, is borrowed mutably, and holds values.
-        unsafe { self.into_output(a, Output(c.as_mut_ptr()), Finish::adding(accumulate)) };
+        unsafe { self.into_output(a, Output::new(c, self.cols), Finish::adding(accumulate)) };
     }
 
     /// `act(a b + bias)`, row-major `[a.rows, b.cols]`; the same values as a product that is added to rows of the bias.
@@ -128,14 +128,14 @@ impl PackedMatrix {
         let finish = Finish { onto: bias.map_or(Base::Nothing, Base::Row), act };
         // SAFETY: there is room for the product, which is added to none of the vector's values; every value of it is written.
         unsafe {
-            self.into_output(a, Output(c.as_mut_ptr()), finish);
+            self.into_output(a, Output { start: c.as_mut_ptr(), stride: self.cols }, finish);
             c.set_len(len);
         }
         c
     }
 
     /// # Safety
-    /// As [`multiply`].
+    /// As [`multiply`]; the output has no gaps.
     unsafe fn into_output(&self, a: Matrix<'_>, output: Output, finish: Finish<'_>) {
         let (m, n, k) = (a.rows, self.cols, self.rows);
         assert_eq!(a.cols, k, "inner sizes of a matrix product");
@@ -145,10 +145,10 @@ impl PackedMatrix {
         if k == 0 {
             if !matches!(finish.onto, Base::There) {
                 // SAFETY: there is room for as many values; zeros are written before a slice of them is made.
-                unsafe { std::ptr::write_bytes(output.at(0), 0, m * n) };
+                unsafe { std::ptr::write_bytes(output.start, 0, m * n) };
             }
             // SAFETY: the values are there now, and ours.
-            return finish.without_products(unsafe { std::slice::from_raw_parts_mut(output.at(0), m * n) }, n);
+            return finish.without_products(unsafe { std::slice::from_raw_parts_mut(output.start, m * n) }, n);
         }
         let parallel = m * n * k > SERIAL;
         // SAFETY: the caller's promise.

@@ -70,7 +70,7 @@ fn from_matrix<T: Copy + Default + Send + Sync>(
         }
     };
     // SAFETY: C has room for the product and is borrowed mutably.
-    unsafe { by_panels(&a, b.cols, Output(c.as_mut_ptr()), Finish::adding(accumulate), parallel, packing, multiply) };
+    unsafe { by_panels(&a, b.cols, Output::new(c, b.cols), Finish::adding(accumulate), parallel, packing, multiply) };
 }
 
 /// As [`few_rows`], the panels of the right factor (`[a.cols, n]`) being packed already, each in full depth.
@@ -124,7 +124,7 @@ unsafe fn by_panels<T: Copy + Default + Send + Sync>(
             for (panel, sums) in sums[..count].iter().enumerate() {
                 let column = (first + panel) * NR;
                 let onto = finish.onto(k0 == 0, column);
-                let target = Target { start: output.at(column), stride: n, height: m, width: NR.min(n - column), onto };
+                let target = Target { start: output.at(0, column), stride: output.stride, height: m, width: NR.min(n - column), onto };
                 // SAFETY: the tile lies in C, which is ours until all tasks are done, as the caller promises, and tiles of tasks are
                 // disjoint; a row that is added has a value for each column.
                 unsafe {

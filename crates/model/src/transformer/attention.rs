@@ -26,26 +26,30 @@ pub struct Attention {
     num_heads: usize,
 }
 
-/// Keys (normalised and rotated) and values of one block, `[B, S, D]`.
+/// Keys (normalised and rotated) and values of one block, `[B, room, D]`, of which the first `len` positions are held.
 #[derive(Debug, Clone, Default)]
 pub struct LayerCache {
     keys_values: Option<(Tensor<3>, Tensor<3>)>,
+    len: usize,
 }
+
+/// Positions that a cache makes room for beyond those that it must hold.
+const ROOM: usize = 64;
 
 impl LayerCache {
     /// Positions held.
     pub fn len(&self) -> usize {
-        self.keys_values.as_ref().map_or(0, |(keys, _)| keys.dims()[1])
+        self.len
     }
 
     /// Whether nothing is held.
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.len == 0
     }
 
     /// Layers as rows of one, padded on the left with zeros to `longest` positions.
     pub(super) fn stack<'a>(layers: impl Iterator<Item = &'a Self>, longest: usize) -> Self {
-        let held: Vec<_> = layers.filter_map(|layer| layer.keys_values.as_ref()).collect();
+        let held: Vec<_> = layers.filter_map(Self::held).collect();
         let padded = |x_BSD: &Tensor<3>| {
             let [rows, length, width] = x_BSD.dims();
             if length == longest {
@@ -58,24 +62,53 @@ impl LayerCache {
         }
         let keys = Tensor::cat(held.iter().map(|(keys, _)| padded(keys)).collect(), 0);
         let values = Tensor::cat(held.iter().map(|(_, values)| padded(values)).collect(), 0);
-        Self { keys_values: Some((keys, values)) }
+        Self { keys_values: Some((keys, values)), len: longest }
+    }
+
+    /// What is held, without the room behind it.
+    fn held(&self) -> Option<(Tensor<3>, Tensor<3>)> {
+        let (keys, values) = self.keys_values.as_ref()?;
+        Some((keys.clone().narrow(1, 0, self.len), values.clone().narrow(1, 0, self.len)))
     }
 
     /// The held positions followed by new ones; one row of held positions serves all rows of a batch.
     fn followed_by(&self, keys: Tensor<3>, values: Tensor<3>) -> (Tensor<3>, Tensor<3>) {
-        match &self.keys_values {
+        match self.held() {
             None => (keys, values),
             Some((old_keys, old_values)) => {
                 let batch = keys.dims()[0];
-                let join = |old: &Tensor<3>, new: Tensor<3>| {
-                    let [rows, length, width] = old.dims();
-                    let old = if rows == batch { old.clone() } else { old.clone().expand([batch, length, width]) };
-                    Tensor::cat(vec![old, new], 1)
-                };
+                let join = |old: Tensor<3>, new: Tensor<3>| Tensor::cat(vec![spread(old, batch), new], 1);
                 (join(old_keys, keys), join(old_values, values))
             }
         }
     }
+
+    /// Takes new positions in, and gives all with the room behind them. A cache that nobody shares grows in place.
+    fn append(&mut self, keys: Tensor<3>, values: Tensor<3>) -> (Tensor<3>, Tensor<3>) {
+        let [batch, new, width] = keys.dims();
+        let (len, end) = (self.len, self.len + new);
+        let put = |old: Option<Tensor<3>>, new: Tensor<3>| {
+            let roomy = match old {
+                Some(old) if old.dims()[0] == batch && old.dims()[1] >= end => old,
+                old => {
+                    let room = Tensor::zeros([batch, (end + ROOM).max(2 * len) - len, width], &new.device());
+                    let held = old.filter(|_| len > 0).map(|old| spread(old.narrow(1, 0, len), batch));
+                    Tensor::cat(held.into_iter().chain([room]).collect(), 1)
+                }
+            };
+            roomy.slice_assign([0..batch, len..end, 0..width], new)
+        };
+        let (old_keys, old_values) = self.keys_values.take().unzip();
+        let joined = (put(old_keys, keys), put(old_values, values));
+        (self.keys_values, self.len) = (Some(joined.clone()), end);
+        joined
+    }
+}
+
+/// One row for every row of a batch.
+fn spread(x_BSD: Tensor<3>, batch: usize) -> Tensor<3> {
+    let [rows, length, width] = x_BSD.dims();
+    if rows == batch { x_BSD } else { x_BSD.expand([batch, length, width]) }
 }
 
 pub(super) enum LayerCacheUse<'a> {
@@ -130,11 +163,7 @@ impl Attention {
                 };
                 let (q, k) = (ready(q, &self.q_layernorm), ready(k, &self.k_layernorm));
                 let (k, v) = match cached {
-                    LayerCacheUse::Append(cache) => {
-                        let joined = cache.followed_by(k, v);
-                        cache.keys_values = Some(joined.clone());
-                        joined
-                    }
+                    LayerCacheUse::Append(cache) => cache.append(k, v),
                     LayerCacheUse::Read(cache) => cache.followed_by(k, v),
                     LayerCacheUse::None => (k, v),
                 };

@@ -1,0 +1,99 @@
+//! Products inside one task, whose packed factors live in memory that the task keeps.
+
+use super::micro::NR;
+use super::pack::{self, Packing};
+use super::{Base, Block, Cut, Finish, KC, Matrix, Output, Precision, multiply};
+use crate::activation::Activation;
+use crate::cpu::{Level, level};
+
+/// A right factor packed for products of this thread alone. It keeps its memory from one factor to the next.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    wide: Vec<f32>,
+    narrow: Vec<u16>,
+    rows: usize,
+    cols: usize,
+    kind: Kind,
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    #[default]
+    Plain,
+    Rounded,
+    Pairs,
+}
+
+fn pack_all<T: Copy + Default>(b: &Matrix<'_>, out: &mut Vec<T>, packing: impl Packing<T>) {
+    let stride = packing.padded_depth(b.rows) * NR;
+    out.resize(b.cols.div_ceil(NR) * stride, T::default());
+    for (panel, out) in out.chunks_exact_mut(stride.max(1)).enumerate() {
+        packing.columns(b, 0, b.rows, panel * NR, out);
+    }
+}
+
+impl Scratch {
+    /// Packs `b` in place of what was packed before.
+    pub fn pack(&mut self, b: Matrix<'_>, precision: Precision) {
+        (self.rows, self.cols) = (b.rows, b.cols);
+        self.kind = match (precision, level()) {
+            (Precision::F32, _) => Kind::Plain,
+            (Precision::Bf16, Level::Avx512) => Kind::Pairs,
+            (Precision::Bf16, _) => Kind::Rounded,
+        };
+        match self.kind {
+            Kind::Pairs => pack_all(&b, &mut self.narrow, pack::Bf16Pairs),
+            kind => pack_all(&b, &mut self.wide, pack::F32 { round: kind == Kind::Rounded }),
+        }
+    }
+
+    /// `c = a b` with rows of `c` `stride` values apart.
+    ///
+    /// # Panics
+    /// If the inner sizes differ or a row of the product doesn't fit: callers own the shapes.
+    pub fn product(&self, a: Matrix<'_>, c: &mut [f32], stride: usize) {
+        assert!(a.rows == 0 || (c.len() >= (a.rows - 1) * stride + self.cols && stride >= self.cols), "room for the matrix product");
+        // SAFETY: C has room for the product and is borrowed mutably.
+        unsafe { self.product_at(a, c.as_mut_ptr(), stride) };
+    }
+
+    /// As [`Scratch::product`], to memory that several tasks write to.
+    ///
+    /// # Safety
+    /// From `c`, `a.rows` rows of as many values as `b` has columns, `stride` apart, are valid for writes, and nobody else has access to
+    /// them.
+    ///
+    /// # Panics
+    /// If the inner sizes differ: callers own the shapes.
+    pub unsafe fn product_at(&self, a: Matrix<'_>, c: *mut f32, stride: usize) {
+        assert_eq!(a.cols, self.rows, "inner sizes of a matrix product");
+        let output = Output { start: c, stride };
+        // SAFETY: the caller's promise; the product is added to nothing that is there.
+        unsafe {
+            match self.kind {
+                Kind::Plain => blocks(&a, &self.wide, self.cols, output, pack::F32 { round: false }),
+                Kind::Rounded => blocks(&a, &self.wide, self.cols, output, pack::F32 { round: true }),
+                Kind::Pairs => blocks(&a, &self.narrow, self.cols, output, pack::Bf16Pairs),
+            }
+        }
+    }
+}
+
+/// # Safety
+/// As [`multiply`].
+unsafe fn blocks<T: Copy + Default + Send + Sync>(
+    a: &Matrix<'_>,
+    panels: &[T],
+    n: usize,
+    output: Output,
+    packing: impl Packing<T>,
+) {
+    let cut = Cut::new(a.rows, n.div_ceil(NR), false);
+    let stride = packing.padded_depth(a.cols) * NR;
+    let finish = Finish { onto: Base::Nothing, act: Activation::None };
+    for k0 in (0..a.cols).step_by(KC) {
+        let block = Block { panels, start: k0 * NR, stride, k0, depth: KC.min(a.cols - k0) };
+        // SAFETY: the caller's promise; blocks after the first are added to what the first has written.
+        unsafe { multiply(a, block, output, n, finish, cut, packing) };
+    }
+}

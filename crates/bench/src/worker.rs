@@ -32,7 +32,7 @@ enum Work {
 pub fn run(model: &Path, case: &Path, weights: WeightFormat) -> Outcome {
     let start = Instant::now();
     let case = Case::read(case)?;
-    let pipeline = Pipeline::from_pretrained(model, &PipelineOptions { weights, ..PipelineOptions::default() })?;
+    let pipeline = Pipeline::from_pretrained(model, &PipelineOptions { weights: Some(weights), ..PipelineOptions::default() })?;
     reply(&json!({ "ready": true, "seconds": start.elapsed().as_secs_f64() }))?;
     for line in std::io::stdin().lock().lines() {
         reply(&match serde_json::from_str(&line?)? {

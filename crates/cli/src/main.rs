@@ -29,6 +29,7 @@ enum Command {
     Train(commands::train::TrainArgs),
     Eval(commands::eval::EvalArgs),
     Import(commands::import::ImportArgs),
+    Pack(commands::pack::PackArgs),
     Doctor(commands::doctor::DoctorArgs),
 }
 
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
         Command::Train(args) => commands::train::run(&args),
         Command::Eval(args) => commands::eval::run(args),
         Command::Import(args) => commands::import::run(&args),
+        Command::Pack(args) => commands::pack::run(&args),
         Command::Doctor(args) => commands::doctor::run(&args),
     })
 }

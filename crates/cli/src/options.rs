@@ -40,9 +40,9 @@ pub struct ModelArgs {
     /// Where to compute: auto or cpu.
     #[arg(long, default_value = "auto", help_heading = "Model")]
     pub device: DeviceName,
-    /// Number format of weights and matrix products.
-    #[arg(long, value_enum, default_value_t = Dtype::F32, help_heading = "Model")]
-    pub dtype: Dtype,
+    /// Number format of weights and matrix products [default: what the model was packed as, or f32].
+    #[arg(long, value_enum, help_heading = "Model")]
+    pub dtype: Option<Dtype>,
 }
 
 /// The shipped model: beside the current folder, or where this program was built.
@@ -58,7 +58,7 @@ fn default_model() -> PathBuf {
 impl ModelArgs {
     /// Loads the model.
     pub fn load(&self) -> Result<Pipeline, PipelineError> {
-        Pipeline::from_pretrained(&self.model, &PipelineOptions { device: self.device, weights: self.dtype.into() })
+        Pipeline::from_pretrained(&self.model, &PipelineOptions { device: self.device, weights: self.dtype.map(Into::into) })
     }
 }
 

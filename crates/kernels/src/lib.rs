@@ -14,4 +14,5 @@ pub mod moe;
 pub mod norm;
 pub mod optim;
 pub mod store;
+pub mod table;
 mod simd;

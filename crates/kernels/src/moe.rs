@@ -60,6 +60,12 @@ impl PackedExperts {
         }
     }
 
+    /// Experts that are packed already: one first and one second matrix each, and all shifts as in [`Weights`].
+    pub fn from_matrices(first: Vec<PackedMatrix>, second: Vec<PackedMatrix>, b1: Vec<f32>, b2: Vec<f32>) -> Self {
+        let format = first.first().map_or(WeightFormat::F32, PackedMatrix::format);
+        Self { first, second, b1, b2, format }
+    }
+
     /// Sizes, with `chosen` experts a row.
     pub fn shape(&self, chosen: usize) -> Shape {
         let [width, inner] = self.first.first().map_or([0, 0], |first| [first.rows(), first.cols()]);

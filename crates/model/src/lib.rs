@@ -8,6 +8,7 @@ pub mod losses;
 pub mod masks;
 pub mod moe;
 pub mod nn;
+pub mod packing;
 pub mod prompts;
 pub mod transformer;
 pub mod vq;

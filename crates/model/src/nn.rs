@@ -3,8 +3,10 @@
 use burn::module::{Initializer, Module, Param};
 use burn::tensor::{Device, Int, Tensor};
 use unif2ace_ops::{
-    Activation, PackedLinear, Precision, WeightFormat, layer_norm, linear, linear_in, pack_linear, packed_linear,
+    Activation, PackedLinear, PackedTable, Precision, layer_norm, linear, linear_in, packed_linear,
 };
+
+use crate::packing::{PackSource, WeightRows};
 
 /// Standard deviation of initial linear and embedding weights (showo.md §1.1).
 pub const INIT_STD: f64 = 0.02;
@@ -16,9 +18,15 @@ pub(crate) fn normal<const D: usize>(shape: [usize; D], std: f64, device: &Devic
     values.init(shape, device)
 }
 
-/// What is left of a parameter whose values have been packed.
+/// What is left of a parameter whose values have been packed; values that were never drawn stay undrawn.
 pub(crate) fn let_go<const D: usize>(param: &Param<Tensor<D>>) -> Param<Tensor<D>> {
-    Param::from_tensor(Tensor::zeros([0; D], &param.val().device()))
+    Param::from_tensor(Tensor::zeros([0; D], &param.lazy_device()))
+}
+
+/// A parameter's values in order.
+pub(crate) fn values<const D: usize>(param: &Param<Tensor<D>>) -> Vec<f32> {
+    let data = param.val().into_data();
+    data.try_to_vec::<f32>().unwrap_or_else(|_| data.iter::<f32>().collect())
 }
 
 /// `x W^T + b` over the last axis.
@@ -45,11 +53,20 @@ impl Linear {
     }
 
     /// Packs the weights for inference. The plain ones are let go: from here on the layer can be neither trained nor saved.
-    pub fn pack(&mut self, format: WeightFormat) {
+    pub(crate) fn pack<S: PackSource>(&mut self, path: &str, source: &mut S) -> Result<(), S::Error> {
         if self.packed.is_none() {
-            self.packed = Some(pack_linear(self.weight.val(), self.bias.as_ref().map(Param::val), format));
+            let [num_out, num_in] = self.weight.lazy_shape().dims();
+            let parameter = format!("{path}.weight");
+            let rows = WeightRows { parameter: &parameter, rows: 0..num_out, width: num_in };
+            let matrix = source.matrix(&rows, &|| values(&self.weight))?;
+            let bias = match &self.bias {
+                Some(bias) => Some(source.bias(&format!("{path}.bias"), num_out, &|| values(bias))?),
+                None => None,
+            };
+            self.packed = Some(PackedLinear::new(matrix, bias));
             self.weight = let_go(&self.weight);
         }
+        Ok(())
     }
 
     /// Applies the layer and then `act`.
@@ -104,16 +121,32 @@ impl LayerNorm {
 pub struct Embedding {
     /// `[entries, width]`.
     pub weight: Param<Tensor<2>>,
+    #[module(skip)]
+    packed: Option<PackedTable>,
 }
 
 impl Embedding {
     /// Normal rows with standard deviation [`INIT_STD`].
     pub fn new(num_entries: usize, width: usize, device: &Device) -> Self {
-        Self { weight: normal([num_entries, width], INIT_STD, device) }
+        Self { weight: normal([num_entries, width], INIT_STD, device), packed: None }
+    }
+
+    /// As [`Linear::pack`].
+    pub(crate) fn pack<S: PackSource>(&mut self, path: &str, source: &mut S) -> Result<(), S::Error> {
+        if self.packed.is_none() {
+            let dims = self.weight.lazy_shape().dims();
+            let table = source.table(&format!("{path}.weight"), dims, &|| values(&self.weight))?;
+            self.packed = Some(PackedTable::new(table));
+            self.weight = let_go(&self.weight);
+        }
+        Ok(())
     }
 
     /// Rows of `ids_BL`: `[B, L, width]`.
     pub fn forward(&self, ids_BL: Tensor<2, Int>) -> Tensor<3> {
+        if let Some(packed) = &self.packed {
+            return packed.lookup(ids_BL);
+        }
         let [batch, length] = ids_BL.dims();
         let width = self.weight.dims()[1];
         self.weight.val().select(0, ids_BL.reshape([batch * length])).reshape([batch, length, width])

@@ -15,10 +15,13 @@ use cpu::CpuOps;
 use experts::ExpertOps;
 use pictures::PictureOps;
 
-pub use packed::{PackedExperts, PackedLinear, pack_experts, pack_linear, packed_linear, packed_moe_mlp};
+pub use packed::{PackedExperts, PackedLinear, PackedTable, pack_experts, pack_linear, packed_linear, packed_moe_mlp};
 pub use unif2ace_kernels::cpu::{Level as CpuLevel, level as cpu_level};
-pub use unif2ace_kernels::gemm::WeightFormat;
+pub use unif2ace_kernels::gemm::{Element, Matrix, PackedMatrix, Part, WeightFormat};
+pub use unif2ace_kernels::map::MappedFile;
 pub use unif2ace_kernels::memory::keep_freed_memory;
+pub use unif2ace_kernels::store::Store;
+pub use unif2ace_kernels::table::Table;
 pub use unif2ace_kernels::optim::{AdamW as AdamWParams, adamw as adamw_step, moving_average, sum_of_squares};
 
 mod cpu;
@@ -28,7 +31,7 @@ mod pictures;
 pub mod portable;
 
 /// Whether the device is burn's CPU backend, on which the kernels run.
-fn on_cpu(device: &Device) -> bool {
+pub fn on_cpu(device: &Device) -> bool {
     matches!(device.clone().inner().as_dispatch(), DispatchDevice::Flex(_))
 }
 

@@ -14,26 +14,15 @@ use burn::tensor::{Int, Tensor, TensorData};
 use unif2ace_kernels::activation::Activation as KernelActivation;
 use unif2ace_kernels::gemm::{Matrix, PackedMatrix, gemm};
 use unif2ace_kernels::linear;
+use unif2ace_kernels::table::Table;
 use unif2ace_kernels::moe::{self, PackedExperts as Bank, Served, Weights};
 
 use crate::cpu::{dims, targets, tensor, values};
-use crate::{Activation, WeightFormat, on_cpu};
+use crate::{Activation, WeightFormat};
 
-/// A frozen linear layer; clones share the weights. Made by [`pack_linear`].
+/// A frozen linear layer; clones share the weights. CPU only.
 #[derive(Debug, Clone)]
-pub struct PackedLinear(Form);
-
-// Some dozens exist in a process; a box would only add a step to each use.
-#[allow(clippy::large_enum_variant)]
-#[derive(Debug, Clone)]
-enum Form {
-    Packed(Arc<Layer>),
-    /// As given, where the device isn't the CPU backend.
-    Plain {
-        weight: Tensor<2>,
-        bias: Option<Tensor<1>>,
-    },
-}
+pub struct PackedLinear(Arc<Layer>);
 
 /// A packed layer as the backend sees it.
 #[derive(Debug)]
@@ -54,27 +43,24 @@ fn floats(data: TensorData) -> Vec<f32> {
     data.try_to_vec::<f32>().unwrap_or_else(|_| data.iter::<f32>().collect())
 }
 
-/// Packs `weight` `[out, in]` and `bias` `[out]` for [`packed_linear`]. They are copied: later changes of the tensors don't show. On the
-/// CPU, bf16 halves the memory that each call reads, and int8 quarters it.
-pub fn pack_linear(weight: Tensor<2>, bias: Option<Tensor<1>>, format: WeightFormat) -> PackedLinear {
-    if !on_cpu(&weight.device()) {
-        return PackedLinear(Form::Plain { weight, bias });
+impl PackedLinear {
+    /// A layer of a packed `[in, out]` matrix and a bias `[out]`.
+    pub fn new(weight: PackedMatrix, bias: Option<Vec<f32>>) -> Self {
+        Self(Arc::new(Layer { format: weight.format(), weight, bias }))
     }
+}
+
+/// Packs `weight` `[out, in]` and `bias` `[out]` for [`packed_linear`]. They are copied: later changes of the tensors don't show. bf16 halves
+/// the memory that each call reads, and int8 quarters it.
+pub fn pack_linear(weight: Tensor<2>, bias: Option<Tensor<1>>, format: WeightFormat) -> PackedLinear {
     let [num_out, num_in] = weight.dims();
     let weight = floats(weight.into_data());
-    PackedLinear(Form::Packed(Arc::new(Layer {
-        weight: PackedMatrix::new(Matrix::new(&weight, num_out, num_in).t(), format),
-        bias: bias.map(|bias| floats(bias.into_data())),
-        format,
-    })))
+    PackedLinear::new(PackedMatrix::new(Matrix::new(&weight, num_out, num_in).t(), format), bias.map(|bias| floats(bias.into_data())))
 }
 
 /// `act(x W^T + b)` over the last axis, in the format that the layer was packed in. Gradients reach x, not the layer.
 pub fn packed_linear<const D: usize>(x: Tensor<D>, layer: &PackedLinear, act: Activation) -> Tensor<D> {
-    let layer = match &layer.0 {
-        Form::Packed(layer) => layer,
-        Form::Plain { weight, bias } => return crate::linear(x, weight.clone(), bias.clone(), act),
-    };
+    let layer = &layer.0;
     let mut dims = x.dims();
     let rows = dims[..D - 1].iter().product::<usize>();
     let x = x.reshape([rows, dims[D - 1]]).into_dispatch();
@@ -82,23 +68,33 @@ pub fn packed_linear<const D: usize>(x: Tensor<D>, layer: &PackedLinear, act: Ac
     Tensor::<2>::from_dispatch(Dispatch::f2_packed_linear(x, layer.clone(), act.into())).reshape(dims)
 }
 
-/// Frozen routed experts; clones share the weights. Made by [`pack_experts`].
+/// Frozen routed experts; clones share the weights. CPU only.
 #[derive(Debug, Clone)]
-pub struct PackedExperts(ExpertsForm);
+pub struct PackedExperts(Arc<Bank>);
 
-#[derive(Debug, Clone)]
-enum ExpertsForm {
-    Packed(Arc<Bank>),
-    /// As given, where the device isn't the CPU backend.
-    Plain(Box<PlainExperts>),
+impl PackedExperts {
+    /// Experts of packed matrices: `[D, F]` and `[F, D]` for each, and all biases, `[E * F]` and `[E * D]`.
+    pub fn new(first: Vec<PackedMatrix>, second: Vec<PackedMatrix>, b1: Vec<f32>, b2: Vec<f32>) -> Self {
+        Self(Arc::new(Bank::from_matrices(first, second, b1, b2)))
+    }
 }
 
+/// A frozen table of embeddings; clones share the rows. CPU only.
 #[derive(Debug, Clone)]
-struct PlainExperts {
-    w1_EFD: Tensor<3>,
-    b1_EF: Tensor<2>,
-    w2_EDF: Tensor<3>,
-    b2_ED: Tensor<2>,
+pub struct PackedTable(Arc<Table>);
+
+impl PackedTable {
+    /// A table as the kernels have it.
+    pub fn new(table: Table) -> Self {
+        Self(Arc::new(table))
+    }
+
+    /// Rows of `ids_BL`: `[B, L, width]`; ids beyond the table give zeros.
+    pub fn lookup(&self, ids_BL: Tensor<2, Int>) -> Tensor<3> {
+        let ([batch, length], device) = (ids_BL.dims(), ids_BL.device());
+        let ids: Vec<i64> = ids_BL.into_data().iter::<i64>().collect();
+        Tensor::from_data(TensorData::new(self.0.gather(&ids), [batch, length, self.0.width()]), &device)
+    }
 }
 
 /// Packs experts for [`packed_moe_mlp`]; shapes and copying as in [`crate::moe_mlp`] and [`pack_linear`].
@@ -109,15 +105,12 @@ pub fn pack_experts(
     b2_ED: Tensor<2>,
     format: WeightFormat,
 ) -> PackedExperts {
-    if !on_cpu(&w1_EFD.device()) {
-        return PackedExperts(ExpertsForm::Plain(Box::new(PlainExperts { w1_EFD, b1_EF, w2_EDF, b2_ED })));
-    }
     let [experts, inner, width] = w1_EFD.dims();
     let [w1, b1] = [floats(w1_EFD.into_data()), floats(b1_EF.into_data())];
     let [w2, b2] = [floats(w2_EDF.into_data()), floats(b2_ED.into_data())];
     let weights = Weights { w1: &w1, b1: &b1, w2: &w2, b2: &b2 };
     let shape = moe::Shape { width, inner, experts, chosen: 1 };
-    PackedExperts(ExpertsForm::Packed(Arc::new(Bank::new(weights, shape, format))))
+    PackedExperts(Arc::new(Bank::new(weights, shape, format)))
 }
 
 /// [`crate::moe_mlp`] with packed experts. Gradients reach x and the gates, not the experts.
@@ -128,13 +121,7 @@ pub fn packed_moe_mlp(
     experts: &PackedExperts,
     act: Activation,
 ) -> Tensor<2> {
-    let bank = match &experts.0 {
-        ExpertsForm::Packed(bank) => bank.clone(),
-        ExpertsForm::Plain(plain) => {
-            let PlainExperts { w1_EFD, b1_EF, w2_EDF, b2_ED } = PlainExperts::clone(plain);
-            return crate::moe_mlp(x_RD, expert_index_RK, gates_RK, w1_EFD, b1_EF, w2_EDF, b2_ED, act);
-        }
-    };
+    let bank = experts.0.clone();
     let [x, gates] = [x_RD, gates_RK].map(Tensor::into_dispatch);
     Tensor::from_dispatch(Dispatch::f2_packed_moe(x, expert_index_RK.into_dispatch(), gates, bank, act.into()))
 }

@@ -12,11 +12,13 @@ use unif2ace_model::moe::{ExpertFeatures, Task};
 use unif2ace_model::transformer::Unif2ace;
 use unif2ace_model::vq::Vq;
 use unif2ace_ops::{Precision, WeightFormat, set_precision};
-use unif2ace_weights::{SafetensorsDir, TensorInfo};
+use unif2ace_weights::{
+    PACKED_FILE, SafetensorsDir, SafetensorsFile, TensorInfo, format_name, load_packed, load_packing, packed_format,
+};
 
 use crate::denoise::Denoiser;
 use crate::error::{PipelineError, Result};
-use crate::parts::{Parts, load};
+use crate::parts::Parts;
 
 /// Where to compute.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -41,20 +43,14 @@ impl FromStr for DeviceName {
 }
 
 /// How to load a model.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct PipelineOptions {
     /// Where to compute. This build computes on the CPU only, so both names mean the same.
     pub device: DeviceName,
-    /// How the transformer's weights are kept, packed once. With anything but f32 the other parts and attention round the factors of
-    /// their matrix products to bfloat16 (faster on CPUs with its instructions); this holds for the whole process: the model that was
-    /// loaded last decides.
-    pub weights: WeightFormat,
-}
-
-impl Default for PipelineOptions {
-    fn default() -> Self {
-        Self { device: DeviceName::default(), weights: WeightFormat::F32 }
-    }
+    /// How the transformer's weights are kept, packed once; `None` takes what the folder was packed for, f32 where it wasn't. With anything
+    /// but f32 the other parts and attention round the factors of their matrix products to bfloat16 (faster on CPUs with its instructions);
+    /// this holds for the whole process: the model that was loaded last decides.
+    pub weights: Option<WeightFormat>,
 }
 
 /// All parts of a model folder, ready to use.
@@ -76,7 +72,7 @@ pub struct Pipeline {
 }
 
 impl Pipeline {
-    /// Reads a model folder: `config.json`, `model.safetensors`, `vq.safetensors`, `tokenizer.json` and, where the model has them,
+    /// Reads a model folder: `config.json`, `model.safetensors` (or, packed, `packed.safetensors`), `vq.safetensors`, `tokenizer.json` and, where the model has them,
     /// `face.safetensors` and `clip.safetensors`.
     ///
     /// # Errors
@@ -88,19 +84,17 @@ impl Pipeline {
             return Err(fail("there is no such folder".into()));
         }
         let device = Device::flex();
-        set_precision(match options.weights {
-            WeightFormat::F32 => Precision::F32,
-            WeightFormat::Bf16 | WeightFormat::Int8 => Precision::Bf16,
-        });
         if !folder.join("config.json").is_file() {
             return Err(fail("it has no config.json".into()));
         }
         let config = unif2ace_weights::read_model_config(folder).map_err(|error| fail(error.to_string()))?;
         let unified_config: ModelConfig =
             serde_json::from_value(config.clone().into()).map_err(|error| fail(format!("config.json: {error}")))?;
-        plausible(&unified_config, folder).map_err(fail)?;
-        let unified = Unif2ace::new(&unified_config, &device).map_err(|error| fail(error.to_string()))?;
-        let unified = load(unified, folder, "model").map_err(fail)?.pack(options.weights);
+        let (unified, weights) = load_unified(&unified_config, folder, options.weights, &device).map_err(fail)?;
+        set_precision(match weights {
+            WeightFormat::F32 => Precision::F32,
+            WeightFormat::Bf16 | WeightFormat::Int8 => Precision::Bf16,
+        });
         let parts = Parts::read(folder, &config, &device).map_err(fail)?;
         parts.fit(&unified_config).map_err(|reason| fail(format!("config.json: {reason}")))?;
         let tokenizer = TextTokenizer::from_file(folder.join("tokenizer.json")).map_err(|error| fail(error.to_string()))?;
@@ -193,14 +187,46 @@ pub(crate) fn id_rows(ids: &[u32], rows: usize, device: &Device) -> Tensor<2, In
     Tensor::from_data(TensorData::new(values, [rows, ids.len() / rows.max(1)]), device)
 }
 
-/// Refuses a config that asks for far more memory than its weights have, before that memory is taken.
-fn plausible(config: &ModelConfig, folder: &Path) -> std::result::Result<(), String> {
+/// The transformer with packed weights, and their format.
+fn load_unified(
+    config: &ModelConfig,
+    folder: &Path,
+    wanted: Option<WeightFormat>,
+    device: &Device,
+) -> std::result::Result<(Unif2ace, WeightFormat), String> {
+    let text = |error: &dyn std::fmt::Display| error.to_string();
+    let new = || Unif2ace::new(config, device).map_err(|error| text(&error));
     config.check().map_err(|error| format!("config.json: {error}"))?;
-    let source = SafetensorsDir::open(folder.join("model.safetensors")).map_err(|error| error.to_string())?;
-    let stored: usize = source.names().filter_map(|name| source.info(name)).map(TensorInfo::num_values).sum();
+    let packed = folder.join(PACKED_FILE);
+    if packed.is_file() {
+        let file = SafetensorsFile::open(&packed).map_err(|error| text(&error))?;
+        plausible(config, file.names().filter_map(|name| file.info(name)), PACKED_FILE)?;
+        let format = packed_format(&file).map_err(|error| text(&error))?;
+        if let Some(wanted) = wanted.filter(|&wanted| wanted != format) {
+            return Err(format!(
+                "{PACKED_FILE}: expected weights packed as {}, found {}\nhint: leave --dtype out, or pack the model again with the wanted one",
+                format_name(wanted),
+                format_name(format)
+            ));
+        }
+        return Ok((load_packed(new()?, new()?, &file).map_err(|error| text(&error))?, format));
+    }
+    let source = SafetensorsDir::open(folder.join("model.safetensors")).map_err(|error| text(&error))?;
+    plausible(config, source.names().filter_map(|name| source.info(name)), "model.safetensors")?;
+    let format = wanted.unwrap_or(WeightFormat::F32);
+    Ok((load_packing(new()?, &source, format).map_err(|error| text(&error))?, format))
+}
+
+/// Refuses a config that asks for far more memory than its weights have, before that memory is taken.
+fn plausible<'a>(
+    config: &ModelConfig,
+    stored: impl Iterator<Item = &'a TensorInfo>,
+    file: &str,
+) -> std::result::Result<(), String> {
+    let stored: usize = stored.map(TensorInfo::num_values).sum();
     let described = config.num_parameters(Task::T2i).0;
     if described > 2 * stored + (1 << 20) {
-        return Err(format!("config.json describes {described} parameters, model.safetensors holds {stored}"));
+        return Err(format!("config.json describes {described} parameters, {file} holds {stored}"));
     }
     Ok(())
 }

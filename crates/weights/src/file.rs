@@ -1,5 +1,7 @@
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use unif2ace_io::IoError;
 use unif2ace_kernels::map::MappedFile;
@@ -14,7 +16,7 @@ const FLOATS: &str = "F32, BF16, F16 or F64";
 #[derive(Debug)]
 pub struct SafetensorsFile {
     path: PathBuf,
-    bytes: MappedFile,
+    bytes: Arc<MappedFile>,
     header: Header,
     places: BTreeMap<String, usize>,
     data_start: usize,
@@ -51,7 +53,7 @@ impl SafetensorsFile {
         };
         let header = parse(table, data.len() as u64).map_err(damaged)?;
         let places = header.tensors.iter().enumerate().map(|(place, (name, _))| (name.clone(), place)).collect();
-        Ok(Self { path: path.to_path_buf(), bytes, header, places, data_start: LENGTH_BYTES as usize + table_bytes })
+        Ok(Self { path: path.to_path_buf(), bytes: Arc::new(bytes), header, places, data_start: LENGTH_BYTES as usize + table_bytes })
     }
 
     /// The file's path.
@@ -109,6 +111,17 @@ impl SafetensorsFile {
     fn wrong_type(&self, name: &str, expected: &'static str) -> WeightsError {
         let found = self.info(name).map(|info| info.dtype.to_string()).unwrap_or_default();
         WeightsError::WrongType { name: name.to_string(), origin: self.path().display().to_string(), expected, found }
+    }
+
+    /// The file and where in it a tensor's bytes lie, to be read without a copy.
+    ///
+    /// # Errors
+    /// When there is no such tensor, or the file was shortened since it was opened.
+    pub fn place(&self, name: &str) -> Result<(Arc<MappedFile>, Range<usize>)> {
+        let info = self.require(name)?;
+        self.bytes_of(info)?;
+        let (start, end) = info.range;
+        Ok((self.bytes.clone(), self.data_start + start as usize..self.data_start + end as usize))
     }
 
     /// The bytes of a tensor; opening checked that its range lies within the data.

@@ -120,7 +120,10 @@ fn check_entry(entry: &Entry) -> Result<TensorInfo, String> {
     Ok(TensorInfo { dtype, shape, range: (start, end) })
 }
 
-/// The bytes before the tensors' bytes: length and table, padded with spaces to a multiple of eight. Equal input gives equal bytes.
+/// What the bytes before the tensors' bytes are a multiple of, so that mapped tensors start where a line of the cache does.
+const ALIGNMENT: usize = 64;
+
+/// The bytes before the tensors' bytes: length and table, padded with spaces. Equal input gives equal bytes.
 pub(crate) fn encode(header: &Header) -> Result<Vec<u8>, String> {
     let mut table = serde_json::Map::new();
     let value = |error: serde_json::Error| error.to_string();
@@ -135,7 +138,7 @@ pub(crate) fn encode(header: &Header) -> Result<Vec<u8>, String> {
         }
     }
     let mut json = serde_json::to_vec(&table).map_err(value)?;
-    json.resize(json.len().next_multiple_of(LENGTH_BYTES as usize), b' ');
+    json.resize((json.len() + LENGTH_BYTES as usize).next_multiple_of(ALIGNMENT) - LENGTH_BYTES as usize, b' ');
     let mut bytes = (json.len() as u64).to_le_bytes().to_vec();
     bytes.append(&mut json);
     Ok(bytes)

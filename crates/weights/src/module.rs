@@ -146,15 +146,25 @@ pub(crate) fn compare(
 /// Lists every missing, unexpected and misshapen tensor before anything is read.
 pub fn load_into<M: Module>(module: M, source: &impl TensorSource, names: &NameMap) -> Result<M> {
     let expected: Vec<_> = named_parameters(&module).into_iter().map(|(name, shape)| (names.source_name(&name), shape)).collect();
-    let problems = compare(&expected, source, |name| names.may_stay_unused(name));
-    if !problems.is_empty() {
-        return Err(WeightsError::Mismatch {
-            origin: source.origin(),
-            target: "this model".to_string(),
-            problems,
-            hint: "config.json and weights must be of the same model",
-        });
+    refuse(compare(&expected, source, |name| names.may_stay_unused(name)), source)?;
+    load_checked(module, source, names)
+}
+
+/// An error that lists the problems, if there are any.
+pub(crate) fn refuse(problems: Vec<Problem>, source: &impl TensorSource) -> Result<()> {
+    if problems.is_empty() {
+        return Ok(());
     }
+    Err(WeightsError::Mismatch {
+        origin: source.origin(),
+        target: "this model".to_string(),
+        problems,
+        hint: "config.json and weights must be of the same model",
+    })
+}
+
+/// The second half of [`load_into`], after the comparison. Parameters without values (their weights are packed) stay as they are.
+pub(crate) fn load_checked<M: Module>(module: M, source: &impl TensorSource, names: &NameMap) -> Result<M> {
 
     struct Load<'a, S> {
         path: Vec<String>,
@@ -172,7 +182,7 @@ pub fn load_into<M: Module>(module: M, source: &impl TensorSource, names: &NameM
         }
 
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-            if self.error.is_some() {
+            if self.error.is_some() || param.lazy_shape().num_elements() == 0 {
                 return param;
             }
             let name = self.path.join(".");

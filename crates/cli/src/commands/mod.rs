@@ -8,5 +8,6 @@ pub mod extend;
 pub mod generate;
 pub mod import;
 pub mod inspect;
+pub mod pack;
 pub mod score;
 pub mod train;

@@ -4,11 +4,16 @@
 //! while they are multiplied. Sums of products of integers are exact, so a value depends neither on the rows and columns beside it nor
 //! on the instructions of the CPU, but for the rounding of the final scaling, which is the same everywhere.
 
+use std::ops::Range;
+use std::sync::Arc;
+
 use rayon::prelude::*;
 
 use super::micro::{self, MR, NR, Target};
+use super::packed::{Element, Part};
 use super::{Cut, Finish, Matrix, Output, SERIAL};
 use crate::cpu::{Level, level};
+use crate::map::MappedFile;
 use crate::simd::multiversion;
 use crate::store::Store;
 
@@ -182,6 +187,33 @@ impl Int8Matrix {
         self.cols
     }
 
+    /// See [`super::PackedMatrix::layout`].
+    pub(super) fn layout([rows, cols]: [usize; 2]) -> Vec<Part> {
+        let (panels, groups) = (cols.div_ceil(NR), rows.div_ceil(GROUP));
+        vec![
+            Part { name: "panels", element: Element::I8, shape: vec![panels, rows.div_ceil(QUAD), NR, QUAD] },
+            Part { name: "scales", element: Element::F32, shape: vec![groups, panels * NR] },
+            Part { name: "offsets", element: Element::I32, shape: vec![groups, panels * NR] },
+        ]
+    }
+
+    /// See [`super::PackedMatrix::mapped`]; `places` are those of the layout's parts.
+    pub(super) fn mapped([rows, cols]: [usize; 2], places: &[(Arc<MappedFile>, Range<usize>)]) -> Self {
+        let [panels, scales, offsets] = [0, 1, 2].map(|part| &places[part]);
+        Self {
+            rows,
+            cols,
+            panels: Store::mapped(&panels.0, panels.1.clone()),
+            scales: Store::mapped(&scales.0, scales.1.clone()),
+            offsets: Store::mapped(&offsets.0, offsets.1.clone()),
+        }
+    }
+
+    /// See [`super::PackedMatrix::bytes`].
+    pub(super) fn bytes(&self) -> Vec<&[u8]> {
+        vec![self.panels.bytes(), self.scales.bytes(), self.offsets.bytes()]
+    }
+
     /// Bytes in memory.
     pub fn num_bytes(&self) -> usize {
         self.panels.len() + size_of_val(&*self.scales) + size_of_val(&*self.offsets)
@@ -251,7 +283,7 @@ impl Int8Matrix {
     ///
     /// # Safety
     /// `output` is the start of C, valid for writes, and nobody else has access to the rows and columns that are named.
-    unsafe fn tiles(&self, x: &Rows, rows: std::ops::Range<usize>, panels: std::ops::Range<usize>, output: Output, finish: Finish<'_>) {
+    unsafe fn tiles(&self, x: &Rows, rows: Range<usize>, panels: Range<usize>, output: Output, finish: Finish<'_>) {
         let n = self.cols;
         let together = if x.height <= FEW { PANELS } else { 1 };
         for chunk in (0..x.groups).step_by(CHUNK) {
@@ -291,7 +323,7 @@ impl Int8Matrix {
         let padded = self.cols.div_ceil(NR) * NR;
         let start = group * GROUP;
         let quads = (x.depth - start).min(GROUP) / QUAD;
-        let part = Part::<P> {
+        let part = Meeting::<P> {
             a: &x.values[(row_panel * x.depth + start) * x.height..][..quads * QUAD * x.height],
             height: x.height,
             row_scales: std::array::from_fn(|row| match row < x.height {
@@ -312,7 +344,7 @@ impl Int8Matrix {
 }
 
 /// One group of a panel of rows and of P panels of columns.
-struct Part<'a, const P: usize> {
+struct Meeting<'a, const P: usize> {
     /// `[quads][height][QUAD]`.
     a: &'a [u8],
     height: usize,
@@ -324,7 +356,7 @@ struct Part<'a, const P: usize> {
 }
 
 /// The scalar twin.
-fn add_group_portable<const P: usize>(part: &Part<'_, P>, tiles: &mut Tiles) {
+fn add_group_portable<const P: usize>(part: &Meeting<'_, P>, tiles: &mut Tiles) {
     for (p, tile) in tiles.iter_mut().enumerate().take(P) {
         let mut sums = [[0i32; NR]; MR];
         for (a, b) in part.a.chunks_exact(part.height * QUAD).zip(part.panels[p].chunks_exact(QUAD * NR)) {
@@ -347,7 +379,7 @@ mod x86 {
     use std::arch::x86_64::*;
 
     use super::super::micro::x86::fetch;
-    use super::{MR, NR, Part, QUAD, Tiles};
+    use super::{MR, Meeting, NR, QUAD, Tiles};
 
     /// Quads that a panel is fetched ahead.
     const AHEAD: usize = 32;
@@ -356,7 +388,7 @@ mod x86 {
     /// The CPU has AVX-512 F and VNNI; rows, panels, scales and offsets of `part` have the lengths of `quads` quads and NR columns, and its
     /// height is MR or at most 4.
     #[target_feature(enable = "avx512f,avx512vnni")]
-    pub(super) unsafe fn add_group<const P: usize>(part: &Part<'_, P>, quads: usize, tiles: &mut Tiles) {
+    pub(super) unsafe fn add_group<const P: usize>(part: &Meeting<'_, P>, quads: usize, tiles: &mut Tiles) {
         // SAFETY: the caller's promise; each kernel reads as many rows as its name says.
         unsafe {
             match part.height {
@@ -373,7 +405,7 @@ mod x86 {
     /// As [`add_group`], the height being ROWS.
     #[inline]
     #[target_feature(enable = "avx512f,avx512vnni")]
-    unsafe fn kernel<const ROWS: usize, const P: usize>(part: &Part<'_, P>, quads: usize, tiles: &mut Tiles) {
+    unsafe fn kernel<const ROWS: usize, const P: usize>(part: &Meeting<'_, P>, quads: usize, tiles: &mut Tiles) {
         let a = part.a.as_ptr();
         let panels = part.panels.map(<[i8]>::as_ptr);
         let mut registers = [[[_mm512_setzero_si512(); 2]; P]; ROWS];

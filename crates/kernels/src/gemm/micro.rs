@@ -72,13 +72,16 @@ pub(super) unsafe fn tile_f32(a: &[f32], b: &[f32], depth: usize, target: Target
 pub(super) unsafe fn tile_bf16(a: &[u16], b: &[u16], depth: usize, target: Target) {
     assert!(depth.is_multiple_of(2) && a.len() >= depth * MR && b.len() >= depth * NR);
     assert!(target.height <= MR && target.width <= NR);
-    #[cfg(target_arch = "x86_64")]
-    if level() == Level::Avx512 {
-        // SAFETY: `level` found AVX-512 BF16 on this CPU; the assertions give the panels their length, the caller the target.
-        return unsafe { x86::bf16_avx512(a.as_ptr(), b.as_ptr(), depth / 2, target) };
-    }
     let mut tile: Tile = [[0.0; NR]; MR];
-    bf16_portable(a, b, depth, &mut tile);
+    match level() {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: `level` found AVX-512 BF16 on this CPU; the assertions give the panels their length, the caller the target.
+        Level::Avx512 => return unsafe { x86::bf16_avx512(a.as_ptr(), b.as_ptr(), depth / 2, target) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: `level` found AVX2 and FMA on this CPU; all accesses are through slices.
+        Level::Avx2 => unsafe { x86::bf16_avx2(a, b, depth, &mut tile) },
+        _ => bf16_strips::<false>(a, b, depth, &mut tile),
+    }
     // SAFETY: the caller's promise.
     unsafe { store(&tile, target) };
 }
@@ -128,13 +131,31 @@ fn f32_portable(a: &[f32], b: &[f32], depth: usize, tile: &mut Tile) {
     }
 }
 
-/// The scalar twin of the bf16 kernel.
-fn bf16_portable(a: &[u16], b: &[u16], depth: usize, tile: &mut Tile) {
-    let float = |bits: u16| f32::from_bits(u32::from(bits) << 16);
-    for (a, b) in a.chunks_exact(2 * MR).zip(b.chunks_exact(2 * NR)).take(depth / 2) {
-        for (row, factors) in tile.iter_mut().zip(a.chunks_exact(2)) {
-            for (sum, values) in row.iter_mut().zip(b.chunks_exact(2)) {
-                *sum += float(factors[0]) * float(values[0]) + float(factors[1]) * float(values[1]);
+/// Adds to `sums` the products of a pair of bf16 factors with a line of pairs, the first of each before the second, as with unpacked
+/// factors in f32. FUSED asks for fused multiply-add, which is a slow call on CPUs without the instruction.
+#[inline(always)]
+pub(super) fn add_pairs<const FUSED: bool>(sums: &mut [f32], factors: [u16; 2], line: &[u16]) {
+    let [first, second] = factors.map(|bits| f32::from_bits(u32::from(bits) << 16));
+    let add = |sum: f32, factor: f32, value: f32| if FUSED { factor.mul_add(value, sum) } else { factor * value + sum };
+    for (sum, pair) in sums.iter_mut().zip(line.chunks_exact(2)) {
+        let word = u32::from(pair[0]) | u32::from(pair[1]) << 16;
+        *sum = add(add(*sum, first, f32::from_bits(word << 16)), second, f32::from_bits(word & 0xFFFF_0000));
+    }
+}
+
+/// The scalar twin of the bf16 kernels, in strips of three rows and sixteen columns, which is what sixteen registers hold.
+#[inline(always)]
+fn bf16_strips<const FUSED: bool>(a: &[u16], b: &[u16], depth: usize, tile: &mut Tile) {
+    for row0 in (0..MR).step_by(3) {
+        for col0 in (0..NR).step_by(16) {
+            let mut sums = [[0.0f32; 16]; 3];
+            for (a, b) in a.chunks_exact(2 * MR).zip(b.chunks_exact(2 * NR)).take(depth / 2) {
+                for (sums, factors) in sums.iter_mut().zip(a[2 * row0..2 * (row0 + 3)].chunks_exact(2)) {
+                    add_pairs::<FUSED>(sums, [factors[0], factors[1]], &b[2 * col0..2 * (col0 + 16)]);
+                }
+            }
+            for (row, sums) in tile[row0..row0 + 3].iter_mut().zip(&sums) {
+                row[col0..col0 + 16].copy_from_slice(sums);
             }
         }
     }
@@ -263,6 +284,11 @@ pub(super) mod x86 {
         }
         // SAFETY: the caller's promise on the target.
         unsafe { put(&sums, target) };
+    }
+
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) fn bf16_avx2(a: &[u16], b: &[u16], depth: usize, tile: &mut Tile) {
+        super::bf16_strips::<true>(a, b, depth, tile);
     }
 
     /// The tile in four strips of three rows and sixteen columns, which is what the sixteen registers hold.

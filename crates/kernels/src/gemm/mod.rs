@@ -19,7 +19,7 @@ use crate::cpu::{Level, level};
 use micro::{MR, NR, Onto, Target};
 
 pub use int8::{GROUP as INT8_GROUP, Int8Matrix};
-pub use packed::{PackedMatrix, WeightFormat};
+pub use packed::{Element, PackedMatrix, Part, WeightFormat};
 pub use scratch::Scratch;
 
 /// Precision of the factors; sums are f32.

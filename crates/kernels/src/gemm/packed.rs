@@ -1,5 +1,8 @@
 //! The right factor of a product, packed once for many products: the weights of a layer at inference.
 
+use std::ops::Range;
+use std::sync::Arc;
+
 use rayon::prelude::*;
 
 use super::int8::Int8Matrix;
@@ -8,7 +11,7 @@ use super::pack::{self, Packing};
 use super::small::{self, FewRows};
 use super::{Base, Block, Cut, Finish, KC, Matrix, Output, Precision, SERIAL, multiply, rows};
 use crate::activation::Activation;
-use crate::cpu::{Level, level};
+use crate::map::MappedFile;
 use crate::store::Store;
 
 /// How the values of a packed matrix are kept.
@@ -32,8 +35,41 @@ impl WeightFormat {
     }
 }
 
-/// A packed matrix `[k, n]`. In f32 and bf16 products equal those of [`super::gemm`] to the last bit. It works at every instruction level;
-/// it is fast at the one that it was packed at.
+/// Number type of a part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Element {
+    F32,
+    Bf16,
+    I8,
+    I32,
+}
+
+/// One of the arrays that a packed matrix is made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    /// Its name among the parts.
+    pub name: &'static str,
+    /// Its numbers.
+    pub element: Element,
+    /// Its axes.
+    pub shape: Vec<usize>,
+}
+
+impl Part {
+    /// Bytes that it takes.
+    pub fn num_bytes(&self) -> usize {
+        let bytes = match self.element {
+            Element::F32 | Element::I32 => 4,
+            Element::Bf16 => 2,
+            Element::I8 => 1,
+        };
+        self.shape.iter().product::<usize>() * bytes
+    }
+}
+
+/// A packed matrix `[k, n]`. In f32 and bf16 products equal those of [`super::gemm`] to the last bit. It is packed the same way at every
+/// instruction level, so that a file of packed matrices serves every CPU.
 #[derive(Debug, Clone)]
 pub struct PackedMatrix {
     rows: usize,
@@ -44,7 +80,7 @@ pub struct PackedMatrix {
 /// Panels of full depth, one after the other.
 #[derive(Debug, Clone)]
 enum Panels {
-    F32 { values: Store<f32>, round: bool },
+    F32(Store<f32>),
     Bf16(Store<u16>),
     Int8(Int8Matrix),
 }
@@ -63,17 +99,69 @@ fn pack_all<T: Copy + Default + Send + Sync>(b: Matrix<'_>, packing: impl Packin
 }
 
 impl PackedMatrix {
-    /// Packs `b`; bf16 takes half the memory of f32 where the CPU multiplies it, int8 a quarter everywhere.
+    /// Packs `b`; bf16 takes half the memory of f32, int8 a quarter.
     pub fn new(b: Matrix<'_>, format: WeightFormat) -> Self {
-        let panels = match (format, level()) {
-            (WeightFormat::Int8, _) => Panels::Int8(Int8Matrix::new(b)),
-            (WeightFormat::Bf16, Level::Avx512) => Panels::Bf16(pack_all(b, pack::Bf16Pairs).into()),
-            _ => {
-                let round = format == WeightFormat::Bf16;
-                Panels::F32 { values: pack_all(b, pack::F32 { round }).into(), round }
-            }
+        let panels = match format {
+            WeightFormat::F32 => Panels::F32(pack_all(b, pack::F32 { round: false }).into()),
+            WeightFormat::Bf16 => Panels::Bf16(pack_all(b, pack::Bf16Pairs).into()),
+            WeightFormat::Int8 => Panels::Int8(Int8Matrix::new(b)),
         };
         Self { rows: b.rows, cols: b.cols, panels }
+    }
+
+    /// A matrix `[rows, cols]` whose parts lie in a mapped file; `place(name)` is where the part of that name lies, which is as long as
+    /// [`PackedMatrix::layout`] says.
+    ///
+    /// # Errors
+    /// Those of `place`.
+    ///
+    /// # Panics
+    /// If a part is of another length: callers have compared it.
+    pub fn mapped<E>(
+        format: WeightFormat,
+        [rows, cols]: [usize; 2],
+        mut place: impl FnMut(&'static str) -> Result<(Arc<MappedFile>, Range<usize>), E>,
+    ) -> Result<Self, E> {
+        let layout = Self::layout(format, [rows, cols]);
+        let part = |(file, bytes): &(Arc<MappedFile>, Range<usize>), part: &Part| {
+            assert_eq!(bytes.len(), part.num_bytes(), "bytes of a packed matrix' {}", part.name);
+            (file.clone(), bytes.clone())
+        };
+        let places = layout.iter().map(|wanted| Ok(part(&place(wanted.name)?, wanted))).collect::<Result<Vec<_>, E>>()?;
+        let panels = match (format, places.as_slice()) {
+            (WeightFormat::F32, [(file, bytes), ..]) => Panels::F32(Store::mapped(file, bytes.clone())),
+            (WeightFormat::Bf16, [(file, bytes), ..]) => Panels::Bf16(Store::mapped(file, bytes.clone())),
+            (_, places) => Panels::Int8(Int8Matrix::mapped([rows, cols], places)),
+        };
+        Ok(Self { rows, cols, panels })
+    }
+
+    /// The parts of a matrix `[rows, cols]` as they lie in memory and in files.
+    pub fn layout(format: WeightFormat, [rows, cols]: [usize; 2]) -> Vec<Part> {
+        let panels = cols.div_ceil(NR);
+        match format {
+            WeightFormat::F32 => vec![Part { name: "panels", element: Element::F32, shape: vec![panels, rows, NR] }],
+            WeightFormat::Bf16 => vec![Part { name: "panels", element: Element::Bf16, shape: vec![panels, rows.div_ceil(2), NR, 2] }],
+            WeightFormat::Int8 => Int8Matrix::layout([rows, cols]),
+        }
+    }
+
+    /// The bytes of the parts, in the order of [`PackedMatrix::layout`].
+    pub fn bytes(&self) -> Vec<&[u8]> {
+        match &self.panels {
+            Panels::F32(values) => vec![values.bytes()],
+            Panels::Bf16(values) => vec![values.bytes()],
+            Panels::Int8(matrix) => matrix.bytes(),
+        }
+    }
+
+    /// How the values are kept.
+    pub fn format(&self) -> WeightFormat {
+        match &self.panels {
+            Panels::F32(_) => WeightFormat::F32,
+            Panels::Bf16(_) => WeightFormat::Bf16,
+            Panels::Int8(_) => WeightFormat::Int8,
+        }
     }
 
     /// Rows: the depth of products.
@@ -89,7 +177,7 @@ impl PackedMatrix {
     /// The values as packed, row-major `[k, n]`: rounded unless the format is f32.
     pub fn unpack(&self) -> Vec<f32> {
         match &self.panels {
-            Panels::F32 { values, .. } => self.row_major(|panel, k, lane| values[(panel * self.rows + k) * NR + lane]),
+            Panels::F32(values) => self.row_major(|panel, k, lane| values[(panel * self.rows + k) * NR + lane]),
             Panels::Bf16(bits) => self.row_major(|panel, k, lane| {
                 let start = panel * self.rows.next_multiple_of(2) * NR;
                 f32::from_bits(u32::from(bits[start + k / 2 * 2 * NR + lane * 2 + k % 2]) << 16)
@@ -154,7 +242,7 @@ impl PackedMatrix {
         // SAFETY: the caller's promise.
         unsafe {
             match &self.panels {
-                Panels::F32 { values, round } => by_panels(&a, values, output, n, finish, parallel, pack::F32 { round: *round }),
+                Panels::F32(values) => by_panels(&a, values, output, n, finish, parallel, pack::F32 { round: false }),
                 Panels::Bf16(values) => by_panels(&a, values, output, n, finish, parallel, pack::Bf16Pairs),
                 Panels::Int8(matrix) => matrix.into_output(a, output, finish),
             }
@@ -189,7 +277,7 @@ unsafe fn by_panels<T: Copy + Default + Send + Sync>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cpu::{at_every_level, force_level};
+    use crate::cpu::{Level, at_every_level, force_level};
     use crate::gemm::gemm;
 
     fn values(count: usize, seed: u32) -> Vec<f32> {

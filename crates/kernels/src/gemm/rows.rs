@@ -2,7 +2,7 @@
 //!
 //! Each output is summed in the order of the large products, so a row's result doesn't depend on the rows beside it, to the last bit.
 
-use super::micro::NR;
+use super::micro::{self, NR};
 use crate::cpu::{Level, level};
 
 /// Most rows that these kernels take.
@@ -50,19 +50,27 @@ pub(super) fn rows_f32(x: Rows<'_, f32>, start: usize, panels: &[&[f32]], depth:
 pub(super) fn rows_bf16(x: Rows<'_, u16>, start: usize, panels: &[&[u16]], depth: usize, sums: &mut Sums) {
     x.check(start, panels, depth);
     assert!(start.is_multiple_of(2) && depth.is_multiple_of(2) && x.length.is_multiple_of(2));
-    #[cfg(target_arch = "x86_64")]
-    if level() == Level::Avx512 {
+    match level() {
+        #[cfg(target_arch = "x86_64")]
         // SAFETY: `level` found AVX-512 BF16 on this CPU; `check` and the assertion have found the lengths right.
-        return unsafe { x86::rows_bf16(x, start, panels, depth, sums) };
+        Level::Avx512 => unsafe { x86::rows_bf16(x, start, panels, depth, sums) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: `level` found AVX2 and FMA on this CPU; all accesses are through slices.
+        Level::Avx2 => unsafe { x86::rows_bf16_avx2(x, start, panels, depth, sums) },
+        _ => pairs::<false>(x, start, panels, depth, sums),
     }
-    let float = |bits: u16| f32::from_bits(u32::from(bits) << 16);
+}
+
+/// The scalar twin of the bf16 kernels, see [`lanes`].
+#[inline(always)]
+fn pairs<const FUSED: bool>(x: Rows<'_, u16>, start: usize, panels: &[&[u16]], depth: usize, sums: &mut Sums) {
     for (panel, sums) in panels.iter().zip(sums) {
-        for (x, sums) in x.values.chunks_exact(x.length).zip(sums) {
+        for (x, out) in x.values.chunks_exact(x.length).zip(sums) {
+            let mut sums = *out;
             for (x, panel) in x[start..start + depth].chunks_exact(2).zip(panel.chunks_exact(2 * NR)) {
-                for (sum, pair) in sums.iter_mut().zip(panel.chunks_exact(2)) {
-                    *sum += float(x[0]) * float(pair[0]) + float(x[1]) * float(pair[1]);
-                }
+                micro::add_pairs::<FUSED>(&mut sums, [x[0], x[1]], panel);
             }
+            *out = sums;
         }
     }
 }
@@ -96,6 +104,11 @@ mod x86 {
     #[target_feature(enable = "avx2,fma")]
     pub(super) fn rows_avx2(x: Rows<'_, f32>, start: usize, panels: &[&[f32]], depth: usize, sums: &mut Sums) {
         super::lanes::<true>(x, start, panels, depth, sums);
+    }
+
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) fn rows_bf16_avx2(x: Rows<'_, u16>, start: usize, panels: &[&[u16]], depth: usize, sums: &mut Sums) {
+        super::pairs::<true>(x, start, panels, depth, sums);
     }
 
     /// Calls the kernel of the number of rows: on both panels at once if the registers hold the sums.

@@ -4,11 +4,12 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, TensorData};
-use unif2ace_ops::{Activation, WeightFormat, attention};
+use unif2ace_ops::{Activation, attention};
 
 use super::Task;
 use crate::config::ModelConfig;
 use crate::nn::{LayerNorm, Linear, normal};
+use crate::packing::PackSource;
 
 /// Sines and cosines each of the noise level's embedding.
 pub(crate) const NOISE_FREQUENCIES: usize = 64;
@@ -67,10 +68,10 @@ impl Resampler {
         }
     }
 
-    fn pack(&mut self, format: WeightFormat) {
-        for layer in [&mut self.k_proj, &mut self.v_proj, &mut self.dense] {
-            layer.pack(format);
-        }
+    fn pack<S: PackSource>(&mut self, path: &str, source: &mut S) -> Result<(), S::Error> {
+        self.k_proj.pack(&format!("{path}.k_proj"), source)?;
+        self.v_proj.pack(&format!("{path}.v_proj"), source)?;
+        self.dense.pack(&format!("{path}.dense"), source)
     }
 
     /// `[B, P, C] -> [B, N, D]`.
@@ -129,13 +130,13 @@ impl FeatureResamplers {
     }
 
     /// Packs the weights for inference, see [`Linear::pack`].
-    pub fn pack(&mut self, format: WeightFormat) {
-        for layer in [&mut self.noise_fc1, &mut self.noise_fc2, &mut self.face_tokens] {
-            layer.pack(format);
-        }
-        for resampler in [&mut self.noise, &mut self.clip, &mut self.face] {
-            resampler.pack(format);
-        }
+    pub(crate) fn pack<S: PackSource>(&mut self, path: &str, source: &mut S) -> Result<(), S::Error> {
+        self.noise_fc1.pack(&format!("{path}.noise_fc1"), source)?;
+        self.noise_fc2.pack(&format!("{path}.noise_fc2"), source)?;
+        self.noise.pack(&format!("{path}.noise"), source)?;
+        self.clip.pack(&format!("{path}.clip"), source)?;
+        self.face_tokens.pack(&format!("{path}.face_tokens"), source)?;
+        self.face.pack(&format!("{path}.face"), source)
     }
 
     /// Resamples what `task` uses of `features`.

@@ -4,11 +4,12 @@
 use burn::module::{Module, Param};
 use burn::tensor::activation::softmax;
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use unif2ace_ops::{Activation, PackedExperts, WeightFormat, moe_mlp, pack_experts, packed_moe_mlp};
+use unif2ace_ops::{Activation, PackedExperts, moe_mlp, packed_moe_mlp};
 
 use super::Task;
 use crate::config::ModelConfig;
-use crate::nn::{INIT_STD, Linear, let_go, normal};
+use crate::nn::{INIT_STD, Linear, let_go, normal, values};
+use crate::packing::{PackSource, WeightRows};
 
 /// One group of routed experts.
 #[derive(Module, Debug)]
@@ -56,12 +57,25 @@ impl TokenExperts {
     }
 
     /// Packs the experts for inference, see [`Linear::pack`]. The router stays as it is, in f32.
-    pub fn pack(&mut self, format: WeightFormat) {
-        if self.packed.is_none() {
-            let (w1, w2) = (self.fc1_weight.val(), self.fc2_weight.val());
-            self.packed = Some(pack_experts(w1, self.fc1_bias.val(), w2, self.fc2_bias.val(), format));
-            (self.fc1_weight, self.fc2_weight) = (let_go(&self.fc1_weight), let_go(&self.fc2_weight));
+    pub(crate) fn pack<S: PackSource>(&mut self, path: &str, source: &mut S) -> Result<(), S::Error> {
+        if self.packed.is_some() {
+            return Ok(());
         }
+        let mut layer = |name: &str, weight: &Param<Tensor<3>>, bias: &Param<Tensor<2>>| {
+            let [experts, num_out, num_in] = weight.lazy_shape().dims();
+            let parameter = format!("{path}.{name}_weight");
+            let matrices = (0..experts).map(|expert| {
+                let rows = expert * num_out..(expert + 1) * num_out;
+                source.matrix(&WeightRows { parameter: &parameter, rows, width: num_in }, &|| values(weight))
+            });
+            let matrices = matrices.collect::<Result<Vec<_>, _>>()?;
+            Ok((matrices, source.bias(&format!("{path}.{name}_bias"), experts * num_out, &|| values(bias))?))
+        };
+        let (first, b1) = layer("fc1", &self.fc1_weight, &self.fc1_bias)?;
+        let (second, b2) = layer("fc2", &self.fc2_weight, &self.fc2_bias)?;
+        self.packed = Some(PackedExperts::new(first, second, b1, b2));
+        (self.fc1_weight, self.fc2_weight) = (let_go(&self.fc1_weight), let_go(&self.fc2_weight));
+        Ok(())
     }
 
     /// `y = Σ_{i in top K} p_i E_i(x)`, not renormalised (DeepSeekMoE's form). The router runs in f32.
@@ -116,10 +130,10 @@ impl TokenExperts {
 /// each column was taken.
 pub fn top_k(probs_RE: &Tensor<2>, k: usize) -> (Vec<i64>, Vec<u32>) {
     let [rows, columns] = probs_RE.dims();
-    let values: Vec<f32> = probs_RE.clone().into_data().iter::<f32>().collect();
+    let probs: Vec<f32> = probs_RE.clone().into_data().iter::<f32>().collect();
     let mut indices = Vec::with_capacity(rows * k);
     let mut counts = vec![0; columns];
-    for row in values.chunks_exact(columns) {
+    for row in probs.chunks_exact(columns) {
         let start = indices.len();
         for _ in 0..k {
             let taken = &indices[start..];

@@ -2,10 +2,11 @@
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
-use unif2ace_ops::{QkNorm, Rotary, WeightFormat, attention, norm_rotate};
+use unif2ace_ops::{QkNorm, Rotary, attention, norm_rotate};
 
 use crate::config::ModelConfig;
 use crate::nn::{LayerNorm, Linear};
+use crate::packing::PackSource;
 
 /// Projections and norms, named as in the checkpoint.
 #[derive(Module, Debug)]
@@ -134,10 +135,11 @@ impl Attention {
         }
     }
 
-    pub(super) fn pack(&mut self, format: WeightFormat) {
-        for layer in [&mut self.q_proj, &mut self.k_proj, &mut self.v_proj, &mut self.dense] {
-            layer.pack(format);
-        }
+    pub(super) fn pack<S: PackSource>(&mut self, path: &str, source: &mut S) -> Result<(), S::Error> {
+        self.q_proj.pack(&format!("{path}.q_proj"), source)?;
+        self.k_proj.pack(&format!("{path}.k_proj"), source)?;
+        self.v_proj.pack(&format!("{path}.v_proj"), source)?;
+        self.dense.pack(&format!("{path}.dense"), source)
     }
 
     /// `[B, L, D] -> [B, L, D]`; `mask_BLS` is additive over cached and new positions.

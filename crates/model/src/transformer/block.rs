@@ -2,12 +2,13 @@
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
-use unif2ace_ops::{Activation, Rotary, WeightFormat};
+use unif2ace_ops::{Activation, Rotary};
 
 use super::attention::{Attention, LayerCacheUse};
 use crate::config::ModelConfig;
 use crate::moe::{MoeStats, Resampled, SequenceMoe, Task, TokenMoe};
 use crate::nn::{LayerNorm, Linear};
+use crate::packing::PackSource;
 
 /// The dense two-layer MLP; with experts it is the shared one, always on for both tasks.
 #[derive(Module, Debug)]
@@ -67,14 +68,15 @@ impl Block {
         }
     }
 
-    pub(super) fn pack(&mut self, format: WeightFormat) {
-        self.self_attn.pack(format);
-        self.mlp.fc1.pack(format);
-        self.mlp.fc2.pack(format);
+    pub(super) fn pack<S: PackSource>(&mut self, path: &str, source: &mut S) -> Result<(), S::Error> {
+        self.self_attn.pack(&format!("{path}.self_attn"), source)?;
+        self.mlp.fc1.pack(&format!("{path}.mlp.fc1"), source)?;
+        self.mlp.fc2.pack(&format!("{path}.mlp.fc2"), source)?;
         if let Some(moe) = &mut self.moe {
-            moe.t2i.pack(format);
-            moe.mmu.pack(format);
+            moe.t2i.pack(&format!("{path}.moe.t2i"), source)?;
+            moe.mmu.pack(&format!("{path}.moe.mmu"), source)?;
         }
+        Ok(())
     }
 
     #[allow(clippy::too_many_arguments)] // one call site; a struct would only rename the arguments

@@ -23,11 +23,12 @@ pub use positions::Positions;
 
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor};
-use unif2ace_ops::{Activation, PackedLinear, WeightFormat, linear, pack_linear, packed_linear};
+use unif2ace_ops::{Activation, PackedLinear, WeightFormat, linear, on_cpu, packed_linear};
 
 use crate::config::{ConfigError, ModelConfig};
 use crate::moe::{ExpertFeatures, FeatureResamplers, MoeStats, Resampled, Task};
-use crate::nn::{Embedding, LayerNorm, Linear, let_go};
+use crate::nn::{Embedding, LayerNorm, Linear, let_go, values};
+use crate::packing::{Own, PackSource, WeightRows};
 
 /// The backbone below `showo.model`.
 #[derive(Module, Debug)]
@@ -195,34 +196,54 @@ impl Unif2ace {
         })
     }
 
-    /// Packs all large weights once for inference, see [`Linear::pack`]: in f32 and bf16 every result stays what it is in a process of
-    /// that precision, int8 rounds. Embedding, norms and routers stay in f32.
+    /// Packs all large weights once for inference: in f32 and bf16 every result stays what it is in a process of that precision, but for
+    /// the embedding's rounding in bf16; int8 rounds the layers' rows too. Norms and routers stay in f32. On devices other than the CPU the
+    /// model stays as it is.
     #[must_use]
     pub fn pack(mut self, format: WeightFormat) -> Self {
-        for layer in &mut self.showo.model.layers {
-            layer.pack(format);
-        }
-        if let Some(resamplers) = &mut self.resamplers {
-            resamplers.pack(format);
-        }
-        if let Some((first, _, last)) = &mut self.mm_projector {
-            first.pack(format);
-            last.pack(format);
-        }
-        if self.packed_head.is_none() {
-            let [text, image, codes] = self.vocabulary();
-            let ends = [text, image, image + codes, self.config.vocab_size];
-            let mut start = 0;
-            self.packed_head = Some(PackedHead(ends.map(|end| {
-                let rows = start..end;
-                start = end;
-                let head = &self.showo.lm_head;
-                let bias = || head.bias.as_ref().map(|bias| bias.val().narrow(0, rows.start, rows.len()));
-                (!rows.is_empty()).then(|| pack_linear(head.weight.val().narrow(0, rows.start, rows.len()), bias(), format))
-            })));
-            self.showo.lm_head.weight = let_go(&self.showo.lm_head.weight);
+        if on_cpu(&self.showo.lm_head.weight.lazy_device()) {
+            let Ok(()) = self.pack_from(&mut Own(format));
         }
         self
+    }
+
+    /// As [`Unif2ace::pack`], with packed weights from elsewhere; the plain ones are not looked at.
+    ///
+    /// # Errors
+    /// The source's; the model is packed in part then.
+    pub fn pack_from<S: PackSource>(&mut self, source: &mut S) -> Result<(), S::Error> {
+        self.showo.model.embed_tokens.pack("showo.model.embed_tokens", source)?;
+        for (index, layer) in self.showo.model.layers.iter_mut().enumerate() {
+            layer.pack(&format!("showo.model.layers.{index}"), source)?;
+        }
+        if let Some((first, _, last)) = &mut self.mm_projector {
+            first.pack("mm_projector.0", source)?;
+            last.pack("mm_projector.2", source)?;
+        }
+        if let Some(resamplers) = &mut self.resamplers {
+            resamplers.pack("resamplers", source)?;
+        }
+        if self.packed_head.is_some() {
+            return Ok(());
+        }
+        let [text, image, codes] = self.vocabulary();
+        let head = &self.showo.lm_head;
+        let bias = match &head.bias {
+            Some(bias) => Some(source.bias("showo.lm_head.bias", self.config.vocab_size, &|| values(bias))?),
+            None => None,
+        };
+        let (mut parts, mut start) = ([const { None }; 4], 0);
+        for (part, end) in parts.iter_mut().zip([text, image, image + codes, self.config.vocab_size]) {
+            let rows = std::mem::replace(&mut start, end)..end;
+            if !rows.is_empty() {
+                let bias = bias.as_ref().map(|bias| bias[rows.clone()].to_vec());
+                let rows = WeightRows { parameter: "showo.lm_head.weight", rows, width: self.config.hidden_size };
+                *part = Some(PackedLinear::new(source.matrix(&rows, &|| values(&head.weight))?, bias));
+            }
+        }
+        self.packed_head = Some(PackedHead(parts));
+        self.showo.lm_head.weight = let_go(&self.showo.lm_head.weight);
+        Ok(())
     }
 
     /// Text tokens, place of the first image code, image codes.

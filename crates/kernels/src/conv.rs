@@ -4,7 +4,8 @@
 
 use rayon::prelude::*;
 
-use crate::gemm::{Matrix, Precision, gemm, gemm_serial};
+use crate::activation::Activation;
+use crate::gemm::{Matrix, PackedMatrix, Precision, WeightFormat, gemm, gemm_serial};
 
 /// Most output pixels whose patches exist at once in a task.
 const CHUNK: usize = 512;
@@ -84,9 +85,17 @@ impl Shape {
 
     /// Patches of output pixels from `pixel0` of one picture, one a row.
     fn patches(&self, picture: &[f32], pixel0: usize, out: &mut [f32]) {
-        out.fill(0.0);
         for (index, patch) in out.chunks_exact_mut(self.depth()).enumerate() {
-            self.runs(pixel0 + index, |to, from, length| patch[to..to + length].copy_from_slice(&picture[from..from + length]));
+            let mut inside = 0;
+            self.runs(pixel0 + index, |to, from, length| {
+                patch[to..to + length].copy_from_slice(&picture[from..from + length]);
+                inside += length;
+            });
+            // At a border: what no run covers is zero.
+            if inside < patch.len() {
+                patch.fill(0.0);
+                self.runs(pixel0 + index, |to, from, length| patch[to..to + length].copy_from_slice(&picture[from..from + length]));
+            }
         }
     }
 
@@ -134,44 +143,67 @@ impl Shape {
     }
 }
 
-fn fill_bias(y: &mut [f32], bias: &[f32]) {
-    for row in y.chunks_exact_mut(bias.len()) {
-        row.copy_from_slice(bias);
+/// Weights `[out, in, kh, kw]` of [`forward`], packed for many pictures. Formats are f32 and bf16.
+pub fn pack(weight: &[f32], shape: Shape, precision: Precision) -> PackedMatrix {
+    let format = match precision {
+        Precision::F32 => WeightFormat::F32,
+        Precision::Bf16 => WeightFormat::Bf16,
+    };
+    // A patch has its channels last, a filter its taps.
+    PackedMatrix::new(Matrix::new(&shape.by_patch(weight), shape.depth(), shape.num_out), format)
+}
+
+/// Start of an output whose parts are written by different tasks.
+#[derive(Clone, Copy)]
+struct Parts(*mut f32);
+
+// SAFETY: tasks write disjoint parts of memory that outlives them.
+unsafe impl Send for Parts {}
+// SAFETY: as above.
+unsafe impl Sync for Parts {}
+
+impl Parts {
+    fn at(self, place: usize) -> *mut f32 {
+        self.0.wrapping_add(place)
     }
 }
 
-/// The convolution `[batch, out height, out width, num_out]` of `x` `[batch, height, width, channels]` with `weight`
-/// `[num_out, channels, kernel height, kernel width]`; `bias` is `[num_out]`.
+/// Pictures `[batch, height, width, channels]` to `[batch, out height, out width, num_out]`; `weight` is `[num_out, channels, kh, kw]`.
 pub fn forward(x: &[f32], weight: &[f32], bias: &[f32], shape: Shape, precision: Precision) -> Vec<f32> {
+    forward_packed(x, &pack(weight, shape, precision), bias, shape)
+}
+
+/// As [`forward`], with weights of [`pack`].
+///
+/// # Panics
+/// If weights or bias are of another shape: callers own the shapes.
+pub fn forward_packed(x: &[f32], weight: &PackedMatrix, bias: &[f32], shape: Shape) -> Vec<f32> {
     let [out_height, out_width] = shape.output();
     let pixels = out_height * out_width;
     let (depth, num_out) = (shape.depth(), shape.num_out);
-    let mut y = vec![0.0; shape.batch * pixels * num_out];
-    if y.is_empty() {
-        return y;
-    }
-    let weight = shape.by_patch(weight);
-    let weight = Matrix::new(&weight, depth, num_out);
-    if shape.pointwise() {
-        fill_bias(&mut y, bias);
-        gemm(Matrix::new(x, shape.batch * pixels, depth), weight, &mut y, true, precision);
-        return y;
-    }
+    assert!([weight.rows(), weight.cols(), bias.len()] == [depth, num_out, num_out], "weights and bias of a convolution");
     let picture_size = shape.height * shape.width * shape.channels;
+    assert!(x.len() >= shape.batch * picture_size, "pictures of a convolution");
+    if shape.pointwise() {
+        return weight.forward(Matrix::new(x, shape.batch * pixels, depth), Some(bias), Activation::None);
+    }
+    let len = shape.batch * pixels * num_out;
+    let mut y = Vec::with_capacity(len);
+    let parts = Parts(y.as_mut_ptr());
     // Every row of a product is summed in one order however the rows are cut, so the cut may follow the number of threads.
     let chunk = (shape.batch * pixels).div_ceil(2 * rayon::current_num_threads()).next_multiple_of(96).min(CHUNK);
-    let tasks: Vec<(usize, usize, &mut [f32])> = y
-        .chunks_exact_mut(pixels * num_out)
-        .enumerate()
-        .flat_map(|(picture, y)| y.chunks_mut(chunk * num_out).enumerate().map(move |(index, y)| (picture, index * chunk, y)))
-        .collect();
-    tasks.into_par_iter().for_each_init(Vec::new, |patches: &mut Vec<f32>, (picture, pixel0, y)| {
-        let rows = y.len() / num_out;
+    let per_picture = pixels.div_ceil(chunk.max(1));
+    (0..shape.batch * per_picture).into_par_iter().for_each_init(Vec::new, |patches: &mut Vec<f32>, task| {
+        let (picture, pixel0) = (task / per_picture, task % per_picture * chunk);
+        let rows = chunk.min(pixels - pixel0);
         patches.resize(rows * depth, 0.0);
         shape.patches(&x[picture * picture_size..][..picture_size], pixel0, patches);
-        fill_bias(y, bias);
-        gemm_serial(Matrix::new(patches, rows, depth), weight, y, true, precision);
+        let place = (picture * pixels + pixel0) * num_out;
+        // SAFETY: there is room for all pixels, and each is written by one task.
+        unsafe { weight.forward_to(Matrix::new(patches, rows, depth), bias, parts.at(place)) };
     });
+    // SAFETY: every pixel of every picture was written.
+    unsafe { y.set_len(len) };
     y
 }
 

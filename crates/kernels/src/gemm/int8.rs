@@ -241,20 +241,19 @@ impl Int8Matrix {
             return Finish::adding(accumulate).without_products(&mut c[..a.rows * self.cols], self.cols);
         }
         // SAFETY: C has room for the product, is borrowed mutably, and holds values.
-        unsafe { self.into_output(a, Output::new(c, self.cols), Finish::adding(accumulate)) };
+        unsafe { self.into_output(a, Output::new(c, self.cols), Finish::adding(accumulate), a.rows * self.cols * self.rows > SERIAL) };
     }
 
     /// There is something to sum.
     ///
     /// # Safety
     /// As [`super::multiply`].
-    pub(super) unsafe fn into_output(&self, a: Matrix<'_>, output: Output, finish: Finish<'_>) {
+    pub(super) unsafe fn into_output(&self, a: Matrix<'_>, output: Output, finish: Finish<'_>, parallel: bool) {
         let (m, n, k) = (a.rows, self.cols, self.rows);
         if m == 0 || n == 0 {
             return;
         }
         let x = Rows::new(&a);
-        let parallel = m * n * k > SERIAL;
         let num_panels = n.div_ceil(NR);
         let cut = match m <= FEW {
             true => {
@@ -262,7 +261,7 @@ impl Int8Matrix {
                     if parallel { num_panels.div_ceil(4 * rayon::current_num_threads()).max(2 * PANELS) } else { num_panels };
                 Cut { rows: m, panels, row_tasks: 1, column_tasks: num_panels.div_ceil(panels), parallel }
             }
-            false => Cut::new(m, num_panels, parallel),
+            false => Cut::new(m, num_panels, k.min(CHUNK * GROUP), parallel),
         };
         let work = |task: usize| {
             let row0 = task / cut.column_tasks * cut.rows;

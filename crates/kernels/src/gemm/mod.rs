@@ -61,8 +61,9 @@ impl<'a> Matrix<'a> {
 
 /// Depth of a block: an A panel of it stays in the first-level cache beside a strip of B.
 const KC: usize = 2048;
-/// Most tiles above each other that one task works on.
-const MAX_TILES: usize = 12;
+/// Bytes of the left factor that one task works on at a time: about what the second-level cache holds. More rows a task read B less often,
+/// which is worth more than a margin.
+const LEFT_BYTES: usize = 1100 << 10;
 /// Multiply-adds under which threads cost more than they bring.
 const SERIAL: usize = 1 << 18;
 
@@ -192,11 +193,13 @@ struct Cut {
 }
 
 impl Cut {
-    fn new(m: usize, num_panels: usize, parallel: bool) -> Self {
+    /// For `m` rows of `row_bytes` in a block of depth.
+    fn new(m: usize, num_panels: usize, row_bytes: usize, parallel: bool) -> Self {
         let (threads, tasks) = if parallel { (rayon::current_num_threads(), 4 * rayon::current_num_threads()) } else { (1, 1) };
         // As many tasks as threads, or a multiple of it, all as high as possible: no thread waits for another at the end.
         let tiles = m.div_ceil(MR);
-        let rows = tiles.div_ceil(tiles.div_ceil(MAX_TILES).next_multiple_of(threads)).max(2) * MR;
+        let most = (LEFT_BYTES / (MR * row_bytes.max(1))).clamp(2, 16);
+        let rows = tiles.div_ceil(tiles.div_ceil(most).next_multiple_of(threads)).max(2) * MR;
         let row_tasks = m.div_ceil(rows);
         let panels = num_panels.div_ceil(tasks.div_ceil(row_tasks)).max(8);
         Self { rows, panels, row_tasks, column_tasks: num_panels.div_ceil(panels), parallel }
@@ -224,7 +227,7 @@ fn blocked<T: Copy + Default + Send + Sync>(
 ) {
     let (n, k) = (b.cols, a.cols);
     let num_panels = n.div_ceil(NR);
-    let cut = Cut::new(a.rows, num_panels, parallel);
+    let cut = Cut::new(a.rows, num_panels, k.min(KC) * size_of::<T>(), parallel);
     let mut b_packed: Vec<T> = Vec::new();
     for k0 in (0..k).step_by(KC) {
         let depth = KC.min(k - k0);

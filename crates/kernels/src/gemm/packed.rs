@@ -202,7 +202,7 @@ impl PackedMatrix {
     pub fn product(&self, a: Matrix<'_>, c: &mut [f32], accumulate: bool) {
         assert!(c.len() >= a.rows * self.cols, "room for the matrix product");
         // SAFETY: C has room for the product, is borrowed mutably, and holds values.
-        unsafe { self.into_output(a, Output::new(c, self.cols), Finish::adding(accumulate)) };
+        unsafe { self.into_output(a, Output::new(c, self.cols), Finish::adding(accumulate), a.rows * self.cols * self.rows > SERIAL) };
     }
 
     /// `act(a b + bias)`, row-major `[a.rows, b.cols]`; the same values as a product that is added to rows of the bias.
@@ -214,17 +214,32 @@ impl PackedMatrix {
         let len = a.rows * self.cols;
         let mut c = Vec::with_capacity(len);
         let finish = Finish { onto: bias.map_or(Base::Nothing, Base::Row), act };
+        let parallel = len * self.rows > SERIAL;
         // SAFETY: there is room for the product, which is added to none of the vector's values; every value of it is written.
         unsafe {
-            self.into_output(a, Output { start: c.as_mut_ptr(), stride: self.cols }, finish);
+            self.into_output(a, Output { start: c.as_mut_ptr(), stride: self.cols }, finish, parallel);
             c.set_len(len);
         }
         c
     }
 
+    /// As [`PackedMatrix::forward`] without an activation, on this thread alone, to memory that several tasks write to.
+    ///
+    /// # Safety
+    /// From `c`, `a.rows * b.cols` values are valid for writes, and nobody else has access to them.
+    ///
+    /// # Panics
+    /// As [`PackedMatrix::forward`].
+    pub(crate) unsafe fn forward_to(&self, a: Matrix<'_>, bias: &[f32], c: *mut f32) {
+        assert_eq!(bias.len(), self.cols, "one bias a column");
+        let finish = Finish { onto: Base::Row(bias), act: Activation::None };
+        // SAFETY: the caller's promise; what is there is replaced.
+        unsafe { self.into_output(a, Output { start: c, stride: self.cols }, finish, false) };
+    }
+
     /// # Safety
     /// As [`multiply`]; the output has no gaps.
-    unsafe fn into_output(&self, a: Matrix<'_>, output: Output, finish: Finish<'_>) {
+    unsafe fn into_output(&self, a: Matrix<'_>, output: Output, finish: Finish<'_>, parallel: bool) {
         let (m, n, k) = (a.rows, self.cols, self.rows);
         assert_eq!(a.cols, k, "inner sizes of a matrix product");
         if m == 0 || n == 0 {
@@ -238,13 +253,12 @@ impl PackedMatrix {
             // SAFETY: the values are there now, and ours.
             return finish.without_products(unsafe { std::slice::from_raw_parts_mut(output.start, m * n) }, n);
         }
-        let parallel = m * n * k > SERIAL;
         // SAFETY: the caller's promise.
         unsafe {
             match &self.panels {
                 Panels::F32(values) => by_panels(&a, values, output, n, finish, parallel, pack::F32 { round: false }),
                 Panels::Bf16(values) => by_panels(&a, values, output, n, finish, parallel, pack::Bf16Pairs),
-                Panels::Int8(matrix) => matrix.into_output(a, output, finish),
+                Panels::Int8(matrix) => matrix.into_output(a, output, finish, parallel),
             }
         }
     }
@@ -265,7 +279,7 @@ unsafe fn by_panels<T: Copy + Default + Send + Sync>(
         // SAFETY: the caller's promise.
         return unsafe { small::from_panels(a, panels, n, output, finish, parallel, packing) };
     }
-    let cut = Cut::new(a.rows, n.div_ceil(NR), parallel);
+    let cut = Cut::new(a.rows, n.div_ceil(NR), a.cols.min(KC) * size_of::<T>(), parallel);
     let stride = packing.padded_depth(a.cols) * NR;
     for k0 in (0..a.cols).step_by(KC) {
         let block = Block { panels, start: k0 * NR, stride, k0, depth: KC.min(a.cols - k0) };

@@ -88,7 +88,7 @@ unsafe fn blocks<T: Copy + Default + Send + Sync>(
     output: Output,
     packing: impl Packing<T>,
 ) {
-    let cut = Cut::new(a.rows, n.div_ceil(NR), false);
+    let cut = Cut::new(a.rows, n.div_ceil(NR), a.cols.min(KC) * size_of::<T>(), false);
     let stride = packing.padded_depth(a.cols) * NR;
     let finish = Finish { onto: Base::Nothing, act: Activation::None };
     for k0 in (0..a.cols).step_by(KC) {

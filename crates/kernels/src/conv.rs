@@ -144,7 +144,9 @@ impl Shape {
 }
 
 /// Weights `[out, in, kh, kw]` of [`forward`], packed for many pictures. Formats are f32 and bf16.
-pub fn pack(weight: &[f32], shape: Shape, precision: Precision) -> PackedMatrix {
+pub fn pack(weight: &[f32], num_out: usize, channels: usize, kernel: [usize; 2], precision: Precision) -> PackedMatrix {
+    let shape =
+        Shape { batch: 0, height: 0, width: 0, channels, num_out, kernel, stride: 1, padding: [0; 4], upsample: false };
     let format = match precision {
         Precision::F32 => WeightFormat::F32,
         Precision::Bf16 => WeightFormat::Bf16,
@@ -170,7 +172,7 @@ impl Parts {
 
 /// Pictures `[batch, height, width, channels]` to `[batch, out height, out width, num_out]`; `weight` is `[num_out, channels, kh, kw]`.
 pub fn forward(x: &[f32], weight: &[f32], bias: &[f32], shape: Shape, precision: Precision) -> Vec<f32> {
-    forward_packed(x, &pack(weight, shape, precision), bias, shape)
+    forward_packed(x, &pack(weight, shape.num_out, shape.channels, shape.kernel, precision), bias, shape)
 }
 
 /// As [`forward`], with weights of [`pack`].

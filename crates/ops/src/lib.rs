@@ -15,7 +15,10 @@ use cpu::CpuOps;
 use experts::ExpertOps;
 use pictures::PictureOps;
 
-pub use packed::{PackedExperts, PackedLinear, PackedTable, pack_experts, pack_linear, packed_linear, packed_moe_mlp};
+pub use packed::{
+    PackedConv, PackedExperts, PackedLinear, PackedTable, pack_conv2d, pack_experts, pack_linear, packed_conv2d, packed_linear,
+    packed_moe_mlp,
+};
 pub use unif2ace_kernels::cpu::{Level as CpuLevel, level as cpu_level};
 pub use unif2ace_kernels::gemm::{Element, Matrix, PackedMatrix, Part, WeightFormat};
 pub use unif2ace_kernels::map::MappedFile;

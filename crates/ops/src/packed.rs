@@ -12,13 +12,14 @@ use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Autodiff, Backend, Dispatch, Flex, backend_extension};
 use burn::tensor::{Int, Tensor, TensorData};
 use unif2ace_kernels::activation::Activation as KernelActivation;
+use unif2ace_kernels::conv;
 use unif2ace_kernels::gemm::{Matrix, PackedMatrix, gemm};
 use unif2ace_kernels::linear;
 use unif2ace_kernels::table::Table;
 use unif2ace_kernels::moe::{self, PackedExperts as Bank, Served, Weights};
 
 use crate::cpu::{dims, targets, tensor, values};
-use crate::{Activation, WeightFormat};
+use crate::{Activation, Conv2dOptions, WeightFormat};
 
 /// A frozen linear layer; clones share the weights. CPU only.
 #[derive(Debug, Clone)]
@@ -66,6 +67,39 @@ pub fn packed_linear<const D: usize>(x: Tensor<D>, layer: &PackedLinear, act: Ac
     let x = x.reshape([rows, dims[D - 1]]).into_dispatch();
     dims[D - 1] = layer.weight.cols();
     Tensor::<2>::from_dispatch(Dispatch::f2_packed_linear(x, layer.clone(), act.into())).reshape(dims)
+}
+
+/// A frozen convolution; clones share the weights. CPU only.
+#[derive(Debug, Clone)]
+pub struct PackedConv(Arc<ConvLayer>);
+
+/// A packed convolution as the backend sees it.
+#[derive(Debug)]
+pub struct ConvLayer {
+    weight: PackedMatrix,
+    bias: Vec<f32>,
+    kernel: [usize; 2],
+}
+
+/// Packs `weight` `[out, in, kh, kw]` and `bias` `[out]` for [`packed_conv2d`], in the process-wide precision.
+pub fn pack_conv2d(weight: Tensor<4>, bias: Tensor<1>) -> PackedConv {
+    let [num_out, channels, kernel_height, kernel_width] = weight.dims();
+    let kernel = [kernel_height, kernel_width];
+    let weight = conv::pack(&floats(weight.into_data()), num_out, channels, kernel, crate::kernel_precision());
+    PackedConv(Arc::new(ConvLayer { weight, bias: floats(bias.into_data()), kernel }))
+}
+
+/// [`crate::conv2d_nhwc`] with packed weights. For inference: no gradient passes.
+pub fn packed_conv2d(x_BHWC: Tensor<4>, layer: &PackedConv, options: Conv2dOptions) -> Tensor<4> {
+    let [batch, height, width, channels] = x_BHWC.dims();
+    let device = x_BHWC.device();
+    let layer = &layer.0;
+    let Conv2dOptions { stride, padding, upsample } = options;
+    let num_out = layer.weight.cols();
+    let shape = conv::Shape { batch, height, width, channels, num_out, kernel: layer.kernel, stride, padding, upsample };
+    let y = conv::forward_packed(&floats(x_BHWC.into_data()), &layer.weight, &layer.bias, shape);
+    let [height, width] = shape.output();
+    Tensor::from_data(TensorData::new(y, [batch, height, width, num_out]), &device)
 }
 
 /// Frozen routed experts; clones share the weights. CPU only.

@@ -100,7 +100,7 @@ impl Pipeline {
         let tokenizer = TextTokenizer::from_file(folder.join("tokenizer.json")).map_err(|error| fail(error.to_string()))?;
         let name = folder.file_name().map_or_else(|| "unif2ace".to_owned(), |name| name.to_string_lossy().into_owned());
         let Parts { vq, clip, face } = parts;
-        Ok(Self { unified, vq, face, clip, tokenizer, device, name })
+        Ok(Self { unified, vq: vq.pack(), face, clip, tokenizer, device, name })
     }
 
     /// Sizes of the transformer.

@@ -74,6 +74,15 @@ impl Encoder {
         }
     }
 
+    pub(super) fn pack(&mut self) {
+        [&mut self.conv_in, &mut self.conv_out, &mut self.quant_conv].into_iter().for_each(Conv2d::pack);
+        self.mid.pack();
+        for level in &mut self.down {
+            level.block.iter_mut().for_each(ResBlock::pack);
+            level.downsample.iter_mut().for_each(|layer| layer.conv.pack());
+        }
+    }
+
     /// `[B, H, W, C]` in -1..1 to `[B, h, w, z_channels]`.
     pub fn forward(&self, pixels_BHWC: Tensor<4>) -> Tensor<4> {
         let mut x_BHWC = self.conv_in.forward(space_to_depth(pixels_BHWC, self.patch_size));
@@ -133,6 +142,15 @@ impl Decoder {
             norm_out: GroupNorm::new(of_level(0), device),
             conv_out: Conv2d::new(of_level(0), pixels, 3, device),
             patch_size: config.patch_size,
+        }
+    }
+
+    pub(super) fn pack(&mut self) {
+        [&mut self.post_quant_conv, &mut self.conv_in, &mut self.conv_out].into_iter().for_each(Conv2d::pack);
+        self.mid.pack();
+        for level in &mut self.up {
+            level.block.iter_mut().for_each(ResBlock::pack);
+            level.upsample.iter_mut().for_each(|layer| layer.conv.pack());
         }
     }
 

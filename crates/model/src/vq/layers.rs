@@ -1,9 +1,13 @@
 //! Layers over pictures, channels last. B batch, H height, W width, C channels, N = H * W positions.
 #![allow(non_snake_case)]
 
+use std::sync::{Arc, OnceLock};
+
 use burn::module::{Initializer, Module, Param};
 use burn::tensor::{Device, Tensor};
-use unif2ace_ops::{Activation, Conv2dOptions, attention, conv2d_nhwc, group_norm_nhwc, linear};
+use unif2ace_ops::{
+    Activation, Conv2dOptions, PackedConv, attention, conv2d_nhwc, group_norm_nhwc, linear, pack_conv2d, packed_conv2d,
+};
 
 use super::transformer::TransformerStack;
 
@@ -21,6 +25,9 @@ pub struct Conv2d {
     pub weight: Param<Tensor<4>>,
     /// `[out]`.
     pub bias: Param<Tensor<1>>,
+    /// Of a frozen layer; made when it is first used, because who generates needs no encoder.
+    #[module(skip)]
+    packed: Option<Arc<OnceLock<PackedConv>>>,
 }
 
 impl Conv2d {
@@ -28,18 +35,29 @@ impl Conv2d {
     pub fn new(num_in: usize, num_out: usize, kernel: usize, device: &Device) -> Self {
         let bound = 1.0 / ((num_in * kernel * kernel) as f64).sqrt();
         let uniform = Initializer::Uniform { min: -bound, max: bound };
-        Self { weight: uniform.init([num_out, num_in, kernel, kernel], device), bias: uniform.init([num_out], device) }
+        Self { weight: uniform.init([num_out, num_in, kernel, kernel], device), bias: uniform.init([num_out], device), packed: None }
+    }
+
+    /// Freezes the weights for inference: they are packed once, in the process-wide precision of their first use.
+    pub(super) fn pack(&mut self) {
+        self.packed = Some(Arc::default());
     }
 
     /// `[B, H, W, in] -> [B, H', W', out]` with any stride and padding.
     pub fn forward_with(&self, x_BHWC: Tensor<4>, options: Conv2dOptions) -> Tensor<4> {
-        conv2d_nhwc(x_BHWC, self.weight.val(), Some(self.bias.val()), options)
+        match &self.packed {
+            Some(packed) => {
+                let packed = packed.get_or_init(|| pack_conv2d(self.weight.val(), self.bias.val()));
+                packed_conv2d(x_BHWC, packed, options)
+            }
+            None => conv2d_nhwc(x_BHWC, self.weight.val(), Some(self.bias.val()), options),
+        }
     }
 
     /// Stride 1, size kept: `[B, H, W, in] -> [B, H, W, out]`.
     pub fn forward(&self, x_BHWC: Tensor<4>) -> Tensor<4> {
         let [num_out, num_in, kernel, _] = self.weight.lazy_shape().dims();
-        if kernel == 1 {
+        if kernel == 1 && self.packed.is_none() {
             let weight = self.weight.val().reshape([num_out, num_in]);
             return linear(x_BHWC, weight, Some(self.bias.val()), Activation::None);
         }
@@ -105,6 +123,10 @@ impl ResBlock {
         }
     }
 
+    pub(super) fn pack(&mut self) {
+        [Some(&mut self.conv1), Some(&mut self.conv2), self.nin_shortcut.as_mut()].into_iter().flatten().for_each(Conv2d::pack);
+    }
+
     /// `[B, H, W, in] -> [B, H, W, out]`.
     pub fn forward(&self, x_BHWC: Tensor<4>) -> Tensor<4> {
         let h_BHWC = self.conv1.forward(self.norm1.forward_silu(x_BHWC.clone()));
@@ -136,6 +158,10 @@ impl AttnBlock {
     pub fn new(channels: usize, device: &Device) -> Self {
         let conv = || Conv2d::new(channels, channels, 1, device);
         Self { norm: GroupNorm::new(channels, device), q: conv(), k: conv(), v: conv(), proj_out: conv() }
+    }
+
+    pub(super) fn pack(&mut self) {
+        [&mut self.q, &mut self.k, &mut self.v, &mut self.proj_out].into_iter().for_each(Conv2d::pack);
     }
 
     /// Shape kept.
@@ -172,6 +198,11 @@ impl Mid {
             block_2: classic.then(|| ResBlock::new(channels, channels, device)),
             transformer: (!classic).then(|| TransformerStack::new(num_transformer_blocks, num_positions, channels, device)),
         }
+    }
+
+    pub(super) fn pack(&mut self) {
+        [&mut self.block_1, &mut self.block_2].into_iter().flatten().for_each(ResBlock::pack);
+        self.attn_1.iter_mut().for_each(AttnBlock::pack);
     }
 
     /// Shape kept.

@@ -15,6 +15,7 @@ use burn::tensor::{Device, Tensor};
 pub use coder::{Decoder, DownLevel, Encoder, UpLevel};
 pub use config::VqConfig;
 use layers::num_groups;
+use unif2ace_ops::on_cpu;
 pub use quantizer::{CodeUse, Quantized, code_use, lookup, quantize};
 
 /// What can be wrong with a tokenizer's input.
@@ -113,6 +114,17 @@ impl Vq {
     pub fn new(config: &VqConfig, device: &Device) -> Result<Self, VqError> {
         config.check()?;
         Ok(Self { encoder: Encoder::new(config, device), decoder: Decoder::new(config, device), config: config.clone() })
+    }
+
+    /// Freezes the convolutions for inference: their weights are packed when they are first used, and later changes don't show. On devices
+    /// other than the CPU nothing happens.
+    #[must_use]
+    pub fn pack(mut self) -> Self {
+        if on_cpu(&self.encoder.conv_in.bias.lazy_device()) {
+            self.encoder.pack();
+            self.decoder.pack();
+        }
+        self
     }
 
     /// The configuration it was built with.

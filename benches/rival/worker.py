@@ -1,6 +1,7 @@
-"""A rival that does the work of a case on demand, as `unif2ace-bench worker` does: one JSON request a line, one JSON reply a line.
+"""The rivals, doing the work of a case on demand as `unif2ace-bench worker` does: one JSON request a line, one JSON reply a line. A request
+names the rival, reference or strong; both share the weights.
 
-    python worker.py reference|strong float32|bfloat16 MODEL_FOLDER CASE_FOLDER [--compile]
+    python worker.py float32|bfloat16 MODEL_FOLDER CASE_FOLDER
 """
 
 import argparse
@@ -18,6 +19,9 @@ from model import Config, Unif2ace
 from safetensors import safe_open
 from safetensors.torch import load_file
 from sampling import Sampler, TextDraws
+
+
+RIVALS = {"reference": reference, "strong": strong}
 
 
 def load(folder: Path, dtype: torch.dtype) -> Unif2ace:
@@ -42,10 +46,10 @@ def pixels(side: int) -> torch.Tensor:
 
 
 class Worker:
-    def __init__(self, rival, model: Unif2ace, tokenizer: vq.Vq, case: dict, draws: dict):
-        self.rival, self.model, self.vq, self.case, self.draws = rival, model, tokenizer, case, draws
+    def __init__(self, model: Unif2ace, tokenizers: dict[str, vq.Vq], case: dict, draws: dict):
+        self.model, self.tokenizers, self.case, self.draws = model, tokenizers, case, draws
 
-    def generate(self, num_inference_steps: int | None = None) -> dict:
+    def generate(self, rival: str, num_inference_steps: int | None = None) -> dict:
         case, config = self.case, self.model.config
         marks = [time.perf_counter()]
 
@@ -60,17 +64,17 @@ class Worker:
         steps = num_inference_steps or case["num_inference_steps"]
         sampler = Timed(torch.full((1, config.num_vq_tokens), -1), steps, 1.0, "cosine", draws)
         ids = [torch.tensor([case[name]]) for name in ("prompt_ids", "empty_ids")]
-        codes = self.rival.generate(self.model, *ids, case["guidance_scale"], sampler)
+        codes = RIVALS[rival].generate(self.model, *ids, case["guidance_scale"], sampler)
         start = time.perf_counter()
         side = int(config.num_vq_tokens**0.5)
-        self.vq.decode(codes, side, side)
+        self.tokenizers[rival].decode(codes, side, side)
         end = time.perf_counter()
         step_seconds = [after - before for before, after in zip(marks, marks[1:])]
         return {"seconds": end - marks[0], "step_seconds": step_seconds, "decode_seconds": end - start, "codes": codes[0].tolist()}
 
-    def answer(self, max_new_tokens: int | None = None) -> dict:
+    def answer(self, rival: str, max_new_tokens: int | None = None) -> dict:
         marks = [time.perf_counter()]
-        self.vq.encode(pixels(256))
+        self.tokenizers[rival].encode(pixels(256))
         marks.append(time.perf_counter())
 
         class Timed(TextDraws):
@@ -82,39 +86,36 @@ class Worker:
 
         text = self.model.config.llm_vocab_size
         ids = torch.tensor(self.case["question_ids"])
-        tokens = self.rival.answer(self.model, ids, max_new_tokens or self.case["max_new_tokens"], {}, None, Timed())
+        tokens = RIVALS[rival].answer(self.model, ids, max_new_tokens or self.case["max_new_tokens"], {}, None, Timed())
         seconds = [after - before for before, after in zip(marks, marks[1:])]
         return {"seconds": marks[-1] - marks[0], "encode_seconds": seconds[0], "token_seconds": seconds[1:], "tokens": tokens}
 
-    def vq_work(self, side: int) -> dict:
+    def vq_work(self, rival: str, side: int) -> dict:
         start = time.perf_counter()
-        codes = self.vq.encode(pixels(side))
+        tokenizer = self.tokenizers[rival]
+        codes = tokenizer.encode(pixels(side))
         middle = time.perf_counter()
-        picture = self.vq.decode(codes, side // 16, side // 16)
+        picture = tokenizer.decode(codes, side // 16, side // 16)
         end = time.perf_counter()
         mean = picture.double().mean().item()
         return {"encode_seconds": middle - start, "decode_seconds": end - middle, "codes": codes[0].tolist(), "mean": mean}
 
-    def memory(self) -> dict:
+    def memory(self, rival: str) -> dict:
         return {"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("rival", choices=["reference", "strong"])
     parser.add_argument("dtype", choices=["float32", "bfloat16"])
     parser.add_argument("model", type=Path)
     parser.add_argument("case", type=Path)
-    parser.add_argument("--compile", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(2)
     start = time.perf_counter()
-    rival = {"reference": reference, "strong": strong}[args.rival]
     model = load(args.model, getattr(torch, args.dtype))
-    if args.compile:
-        strong.compile_blocks(model)
     case = json.loads((args.case / "case.json").read_text())
-    worker = Worker(rival, model, load_vq(args.model, args.rival == "strong"), case, load_file(args.case / "draws.safetensors"))
+    tokenizers = {name: load_vq(args.model, name == "strong") for name in RIVALS}
+    worker = Worker(model, tokenizers, case, load_file(args.case / "draws.safetensors"))
     works = {"generate": worker.generate, "answer": worker.answer, "vq": worker.vq_work, "memory": worker.memory}
     print(json.dumps({"ready": True, "seconds": time.perf_counter() - start}), flush=True)
     for line in sys.stdin:

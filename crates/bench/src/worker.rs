@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use burn::tensor::{Tensor, TensorData};
+use rayon::prelude::*;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use unif2ace_diffusion::MASKED;
@@ -24,6 +25,8 @@ enum Work {
     Answer { max_new_tokens: Option<usize> },
     /// The image tokenizer alone on a picture of `side` pixels.
     Vq { side: usize },
+    /// How fast this machine reads memory.
+    Bandwidth,
     /// What the process holds.
     Memory,
 }
@@ -39,6 +42,7 @@ pub fn run(model: &Path, case: &Path, weights: WeightFormat) -> Outcome {
             Work::Generate { num_inference_steps } => generate(&pipeline, &case, num_inference_steps)?,
             Work::Answer { max_new_tokens } => answer(&pipeline, &case, max_new_tokens)?,
             Work::Vq { side } => vq(&pipeline, side)?,
+            Work::Bandwidth => bandwidth(),
             Work::Memory => memory()?,
         })?;
     }
@@ -129,6 +133,19 @@ fn vq(pipeline: &Pipeline, side: usize) -> Outcome<Value> {
     let decode_seconds = clock.lap();
     let mean = decoded.iter::<f32>().map(f64::from).sum::<f64>() / decoded.num_elements() as f64;
     Ok(json!({ "encode_seconds": encode_seconds, "decode_seconds": decode_seconds, "codes": codes, "mean": mean }))
+}
+
+/// Bytes a second that all threads read together from a block far larger than the caches: the best of several passes.
+fn bandwidth() -> Value {
+    let block = vec![1u64; 1 << 27];
+    let pass = || {
+        let start = Instant::now();
+        let sum: u64 =
+            block.par_chunks(1 << 16).map(|chunk| chunk.iter().fold(0u64, |sum, value| sum.wrapping_add(*value))).sum();
+        std::hint::black_box(sum);
+        (block.len() * 8) as f64 / start.elapsed().as_secs_f64()
+    };
+    json!({ "bytes_per_second": (0..7).map(|_| pass()).fold(0.0, f64::max) })
 }
 
 /// Peak and present resident memory in bytes, from the system's own count.

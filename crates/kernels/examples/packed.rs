@@ -6,7 +6,8 @@ use std::time::Instant;
 use unif2ace_kernels::gemm::{Matrix, PackedMatrix, WeightFormat};
 
 fn main() {
-    for (m, n, k) in [(516, 2048, 2048), (516, 8192, 2048), (516, 2048, 8192), (258, 256, 2048), (1, 8192, 2048), (1, 2048, 8192)] {
+    for (m, n, k) in [(516, 2048, 2048), (516, 8192, 2048), (516, 2048, 8192), (258, 256, 2048), (1, 8192, 2048), (1, 2048, 8192)]
+    {
         let values = |count: usize| -> Vec<f32> { (0..count).map(|i| (i * 7919 % 2003) as f32 / 1001.5 - 1.0).collect() };
         let (a, w) = (values(m * k), values(n * k));
         let mut c = vec![0.0; m * n];
@@ -23,7 +24,11 @@ fn main() {
                 .collect();
             times.sort_by(f64::total_cmp);
             let per_second = 1e-9 * (m * n * k) as f64 / times[4];
-            println!("{m}x{n}x{k} {format:?}: {:.2} ms, best {:.2} ms, {per_second:.0} G multiply-adds/s", 1e3 * times[4], 1e3 * times[0]);
+            println!(
+                "{m}x{n}x{k} {format:?}: {:.2} ms, best {:.2} ms, {per_second:.0} G multiply-adds/s",
+                1e3 * times[4],
+                1e3 * times[0]
+            );
         }
     }
 }

@@ -124,7 +124,13 @@ pub fn forward(
     let work = |index: usize| {
         let (b, h) = (index / heads, index % heads);
         let mut p = vec![0.0; queries * keys];
-        gemm_serial(head(q, shape, [queries; 2], b, h), head(k, shape, [keys, shape.key_room], b, h).t(), &mut p, false, precision);
+        gemm_serial(
+            head(q, shape, [queries; 2], b, h),
+            head(k, shape, [keys, shape.key_room], b, h).t(),
+            &mut p,
+            false,
+            precision,
+        );
         let mask = mask.map(|mask| &mask.values[(b % mask.rows) * queries * keys..][..queries * keys]);
         softmax_rows(&mut p, mask, keys, scale);
         let mut out = vec![0.0; queries * head_dim];
@@ -293,7 +299,11 @@ pub fn backward([q, k, v]: [&[f32]; 3], weights: &[Vec<f32>], dout: &[f32], shap
             part.push(values);
         }
     }
-    [unpermute(&parts[0], shape, queries), unpermute(&parts[1], shape, shape.key_room), unpermute(&parts[2], shape, shape.key_room)]
+    [
+        unpermute(&parts[0], shape, queries),
+        unpermute(&parts[1], shape, shape.key_room),
+        unpermute(&parts[2], shape, shape.key_room),
+    ]
 }
 
 /// Rotary tables `[rows, length, dims]`, one row for all or one each.
@@ -351,7 +361,8 @@ mod tests {
                 let width = heads * head_dim;
                 let shape = Shape { batch, queries, keys, key_room: keys, heads, head_dim };
                 let [q, k, v] = [(queries, 1), (keys, 2), (keys, 3)].map(|(length, seed)| values(batch * length * width, seed));
-                let mask: Vec<f32> = values(rows * queries * keys, 4).iter().map(|v| if *v < -0.5 { -1e9 } else { 0.0 }).collect();
+                let mask: Vec<f32> =
+                    values(rows * queries * keys, 4).iter().map(|v| if *v < -0.5 { -1e9 } else { 0.0 }).collect();
                 let mask = Mask { values: &mask, rows };
                 let expected = forward(&q, &k, &v, Some(mask), shape, Precision::F32).0;
                 for room in [0, 7] {

@@ -94,7 +94,9 @@ impl Shape {
             // At a border: what no run covers is zero.
             if inside < patch.len() {
                 patch.fill(0.0);
-                self.runs(pixel0 + index, |to, from, length| patch[to..to + length].copy_from_slice(&picture[from..from + length]));
+                self.runs(pixel0 + index, |to, from, length| {
+                    patch[to..to + length].copy_from_slice(&picture[from..from + length])
+                });
             }
         }
     }
@@ -145,8 +147,7 @@ impl Shape {
 
 /// Weights `[out, in, kh, kw]` of [`forward`], packed for many pictures. Formats are f32 and bf16.
 pub fn pack(weight: &[f32], num_out: usize, channels: usize, kernel: [usize; 2], precision: Precision) -> PackedMatrix {
-    let shape =
-        Shape { batch: 0, height: 0, width: 0, channels, num_out, kernel, stride: 1, padding: [0; 4], upsample: false };
+    let shape = Shape { batch: 0, height: 0, width: 0, channels, num_out, kernel, stride: 1, padding: [0; 4], upsample: false };
     let format = match precision {
         Precision::F32 => WeightFormat::F32,
         Precision::Bf16 => WeightFormat::Bf16,

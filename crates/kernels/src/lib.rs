@@ -13,6 +13,7 @@ pub mod memory;
 pub mod moe;
 pub mod norm;
 pub mod optim;
+pub mod rows;
+mod simd;
 pub mod store;
 pub mod table;
-mod simd;

@@ -2,9 +2,7 @@
 
 use burn::module::{Initializer, Module, Param};
 use burn::tensor::{Device, Int, Tensor};
-use unif2ace_ops::{
-    Activation, PackedLinear, PackedTable, Precision, layer_norm, linear, linear_in, packed_linear,
-};
+use unif2ace_ops::{Activation, PackedLinear, PackedTable, Precision, layer_norm, linear, linear_in, packed_linear};
 
 use crate::packing::{PackSource, WeightRows};
 

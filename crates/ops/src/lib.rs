@@ -19,17 +19,19 @@ pub use packed::{
     PackedConv, PackedExperts, PackedLinear, PackedTable, pack_conv2d, pack_experts, pack_linear, packed_conv2d, packed_linear,
     packed_moe_mlp,
 };
+pub use passes::{has_passes, mean_of_part, mix_part, sum_of};
 pub use unif2ace_kernels::cpu::{Level as CpuLevel, level as cpu_level};
 pub use unif2ace_kernels::gemm::{Element, Matrix, PackedMatrix, Part, WeightFormat};
 pub use unif2ace_kernels::map::MappedFile;
 pub use unif2ace_kernels::memory::keep_freed_memory;
+pub use unif2ace_kernels::optim::{AdamW as AdamWParams, adamw as adamw_step, moving_average, sum_of_squares};
 pub use unif2ace_kernels::store::Store;
 pub use unif2ace_kernels::table::Table;
-pub use unif2ace_kernels::optim::{AdamW as AdamWParams, adamw as adamw_step, moving_average, sum_of_squares};
 
 mod cpu;
 mod experts;
 mod packed;
+mod passes;
 mod pictures;
 pub mod portable;
 

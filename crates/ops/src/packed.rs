@@ -15,8 +15,8 @@ use unif2ace_kernels::activation::Activation as KernelActivation;
 use unif2ace_kernels::conv;
 use unif2ace_kernels::gemm::{Matrix, PackedMatrix, gemm};
 use unif2ace_kernels::linear;
-use unif2ace_kernels::table::Table;
 use unif2ace_kernels::moe::{self, PackedExperts as Bank, Served, Weights};
+use unif2ace_kernels::table::Table;
 
 use crate::cpu::{dims, targets, tensor, values};
 use crate::{Activation, Conv2dOptions, WeightFormat};
@@ -56,7 +56,10 @@ impl PackedLinear {
 pub fn pack_linear(weight: Tensor<2>, bias: Option<Tensor<1>>, format: WeightFormat) -> PackedLinear {
     let [num_out, num_in] = weight.dims();
     let weight = floats(weight.into_data());
-    PackedLinear::new(PackedMatrix::new(Matrix::new(&weight, num_out, num_in).t(), format), bias.map(|bias| floats(bias.into_data())))
+    PackedLinear::new(
+        PackedMatrix::new(Matrix::new(&weight, num_out, num_in).t(), format),
+        bias.map(|bias| floats(bias.into_data())),
+    )
 }
 
 /// `act(x W^T + b)` over the last axis, in the format that the layer was packed in. Gradients reach x, not the layer.

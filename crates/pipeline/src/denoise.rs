@@ -88,7 +88,8 @@ impl<'a> Denoiser<'a> {
         let logits_of = |row: usize, wanted: &[usize]| -> Vec<f32> {
             let places: Vec<i64> = wanted.iter().map(|&place| (row * n + place) as i64).collect();
             let places = Tensor::<1, Int>::from_data(TensorData::new(places, [wanted.len()]), device);
-            unified.image_logits(x_RD.clone().select(0, places)).into_data().iter::<f32>().collect()
+            let data = unified.image_logits(x_RD.clone().select(0, places)).into_data();
+            data.try_to_vec::<f32>().unwrap_or_else(|_| data.iter::<f32>().collect())
         };
         let mut all = Vec::with_capacity(requests.len());
         for (row, request) in requests.iter().enumerate() {

@@ -53,7 +53,13 @@ impl SafetensorsFile {
         };
         let header = parse(table, data.len() as u64).map_err(damaged)?;
         let places = header.tensors.iter().enumerate().map(|(place, (name, _))| (name.clone(), place)).collect();
-        Ok(Self { path: path.to_path_buf(), bytes: Arc::new(bytes), header, places, data_start: LENGTH_BYTES as usize + table_bytes })
+        Ok(Self {
+            path: path.to_path_buf(),
+            bytes: Arc::new(bytes),
+            header,
+            places,
+            data_start: LENGTH_BYTES as usize + table_bytes,
+        })
     }
 
     /// The file's path.

@@ -165,7 +165,6 @@ pub(crate) fn refuse(problems: Vec<Problem>, source: &impl TensorSource) -> Resu
 
 /// The second half of [`load_into`], after the comparison. Parameters without values (their weights are packed) stay as they are.
 pub(crate) fn load_checked<M: Module>(module: M, source: &impl TensorSource, names: &NameMap) -> Result<M> {
-
     struct Load<'a, S> {
         path: Vec<String>,
         source: &'a S,

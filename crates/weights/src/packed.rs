@@ -12,7 +12,9 @@ use unif2ace_model::transformer::Unif2ace;
 use unif2ace_ops::{Element, PackedMatrix, Store, Table, WeightFormat};
 
 use crate::module::{compare, load_checked, named_parameters, refuse};
-use crate::{DType, NameMap, Problem, Result, SafetensorsDir, SafetensorsFile, SafetensorsWriter, TensorSource, TensorSpec, WeightsError};
+use crate::{
+    DType, NameMap, Problem, Result, SafetensorsDir, SafetensorsFile, SafetensorsWriter, TensorSource, TensorSpec, WeightsError,
+};
 
 /// The packed weights of a model folder.
 pub const PACKED_FILE: &str = "packed.safetensors";
@@ -244,11 +246,9 @@ pub fn load_packed(mut model: Unif2ace, fresh: Unif2ace, file: &SafetensorsFile)
             Some(info) if info.shape != *shape => {
                 problems.push(Problem::Misshapen { name: name.clone(), expected: shape.clone(), found: info.shape.clone() });
             }
-            Some(info) if info.dtype != *dtype => problems.push(Problem::WrongType {
-                name: name.clone(),
-                expected: dtype.name(),
-                found: info.dtype.to_string(),
-            }),
+            Some(info) if info.dtype != *dtype => {
+                problems.push(Problem::WrongType { name: name.clone(), expected: dtype.name(), found: info.dtype.to_string() })
+            }
             Some(_) => {}
         }
     }

@@ -44,10 +44,16 @@ pub struct PackArgs {
 pub fn run(args: &PackArgs) -> Outcome {
     let config_path = args.model.join("config.json");
     if !config_path.is_file() {
-        return Err(fail(format!("model {}: expected a folder with a config.json\nhint: give the folder of a model", args.model.display())));
+        return Err(fail(format!(
+            "model {}: expected a folder with a config.json\nhint: give the folder of a model",
+            args.model.display()
+        )));
     }
     if args.model.join(PACKED_FILE).is_file() {
-        return Err(fail(format!("model {}: it is packed already\nhint: pack from the folder with model.safetensors", args.model.display())));
+        return Err(fail(format!(
+            "model {}: it is packed already\nhint: pack from the folder with model.safetensors",
+            args.model.display()
+        )));
     }
     let config: ModelConfig = serde_json::from_value(read_model_config(&args.model)?.into())
         .map_err(|error| fail(format!("{}: {error}", config_path.display())))?;

@@ -241,7 +241,9 @@ impl Int8Matrix {
             return Finish::adding(accumulate).without_products(&mut c[..a.rows * self.cols], self.cols);
         }
         // SAFETY: C has room for the product, is borrowed mutably, and holds values.
-        unsafe { self.into_output(a, Output::new(c, self.cols), Finish::adding(accumulate), a.rows * self.cols * self.rows > SERIAL) };
+        unsafe {
+            self.into_output(a, Output::new(c, self.cols), Finish::adding(accumulate), a.rows * self.cols * self.rows > SERIAL)
+        };
     }
 
     /// There is something to sum.

@@ -141,7 +141,9 @@ impl PackedMatrix {
         let panels = cols.div_ceil(NR);
         match format {
             WeightFormat::F32 => vec![Part { name: "panels", element: Element::F32, shape: vec![panels, rows, NR] }],
-            WeightFormat::Bf16 => vec![Part { name: "panels", element: Element::Bf16, shape: vec![panels, rows.div_ceil(2), NR, 2] }],
+            WeightFormat::Bf16 => {
+                vec![Part { name: "panels", element: Element::Bf16, shape: vec![panels, rows.div_ceil(2), NR, 2] }]
+            }
             WeightFormat::Int8 => Int8Matrix::layout([rows, cols]),
         }
     }
@@ -202,7 +204,9 @@ impl PackedMatrix {
     pub fn product(&self, a: Matrix<'_>, c: &mut [f32], accumulate: bool) {
         assert!(c.len() >= a.rows * self.cols, "room for the matrix product");
         // SAFETY: C has room for the product, is borrowed mutably, and holds values.
-        unsafe { self.into_output(a, Output::new(c, self.cols), Finish::adding(accumulate), a.rows * self.cols * self.rows > SERIAL) };
+        unsafe {
+            self.into_output(a, Output::new(c, self.cols), Finish::adding(accumulate), a.rows * self.cols * self.rows > SERIAL)
+        };
     }
 
     /// `act(a b + bias)`, row-major `[a.rows, b.cols]`; the same values as a product that is added to rows of the bias.

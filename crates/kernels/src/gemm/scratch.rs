@@ -52,7 +52,10 @@ impl Scratch {
     /// # Panics
     /// If the inner sizes differ or a row of the product doesn't fit: callers own the shapes.
     pub fn product(&self, a: Matrix<'_>, c: &mut [f32], stride: usize) {
-        assert!(a.rows == 0 || (c.len() >= (a.rows - 1) * stride + self.cols && stride >= self.cols), "room for the matrix product");
+        assert!(
+            a.rows == 0 || (c.len() >= (a.rows - 1) * stride + self.cols && stride >= self.cols),
+            "room for the matrix product"
+        );
         // SAFETY: C has room for the product and is borrowed mutably.
         unsafe { self.product_at(a, c.as_mut_ptr(), stride) };
     }

@@ -124,7 +124,8 @@ unsafe fn by_panels<T: Copy + Default + Send + Sync>(
             for (panel, sums) in sums[..count].iter().enumerate() {
                 let column = (first + panel) * NR;
                 let onto = finish.onto(k0 == 0, column);
-                let target = Target { start: output.at(0, column), stride: output.stride, height: m, width: NR.min(n - column), onto };
+                let target =
+                    Target { start: output.at(0, column), stride: output.stride, height: m, width: NR.min(n - column), onto };
                 // SAFETY: the tile lies in C, which is ours until all tasks are done, as the caller promises, and tiles of tasks are
                 // disjoint; a row that is added has a value for each column.
                 unsafe {

@@ -5,6 +5,8 @@ use burn::module::{Module, Param};
 use burn::tensor::activation::softmax;
 use burn::tensor::{Device, Tensor, TensorData};
 
+use unif2ace_ops::{has_passes, mean_of_part, mix_part};
+
 use super::{Resampled, Task, top_k};
 use crate::config::{ModelConfig, NUM_SEQUENCE_EXPERTS};
 use crate::nn::{LayerNorm, Linear};
@@ -42,12 +44,10 @@ impl SequenceGroup {
         }
     }
 
-    /// `[B, N, D] -> [B, N, D]` and how many images took each expert.
-    ///
-    /// Every expert is linear in the image and one feature, so the weighted sum is `a x + b S3 + c S4` with numbers a, b, c an image.
-    pub fn forward(&self, x_BND: Tensor<3>, task: Task, resampled: &Resampled) -> (Tensor<3>, Vec<u32>) {
-        let [batch, _, width] = x_BND.dims();
-        let pooled_BD = x_BND.clone().mean_dim(1).reshape([batch, width]);
+    /// Weights of the four experts `[B, 4]` from the mean over the image `[B, D]`, and how many images took each.
+    fn gates(&self, pooled_BD: Tensor<2>) -> (Tensor<2>, Vec<u32>) {
+        let batch = pooled_BD.dims()[0];
+        let device = pooled_BD.device().without_autodiff();
         let probs_B4 = softmax(self.router.forward_f32(pooled_BD), 1);
         let k = self.num_experts_per_image;
         let (indices, counts) = top_k(&probs_B4, k);
@@ -55,22 +55,32 @@ impl SequenceGroup {
         for (slot, &index) in indices.iter().enumerate() {
             chosen[slot / k * NUM_SEQUENCE_EXPERTS + index as usize] = 1.0;
         }
-        let device = x_BND.device().without_autodiff();
         let chosen_B4 = Tensor::<2>::from_data(TensorData::new(chosen, [batch, NUM_SEQUENCE_EXPERTS]), &device);
         let kept_B4 = probs_B4 * chosen_B4;
         // The kept weights sum to one, so copy + copy is the identity.
-        let gates_B4 = kept_B4.clone() / kept_B4.sum_dim(1);
+        (kept_B4.clone() / kept_B4.sum_dim(1), counts)
+    }
+
+    /// What the third and the fourth expert of a task mix in; without the expert of the zero kind both are features.
+    fn features(task: Task, resampled: &Resampled) -> [Option<&Option<Tensor<3>>>; 2] {
+        match task {
+            Task::T2i => [None, Some(&resampled.noise)],
+            Task::Mmu => [Some(&resampled.clip), Some(&resampled.face)],
+        }
+    }
+
+    /// `[B, N, D] -> [B, N, D]` and how many images took each expert.
+    ///
+    /// Every expert is linear in the image and one feature, so the weighted sum is `a x + b S3 + c S4` with numbers a, b, c an image.
+    pub fn forward(&self, x_BND: Tensor<3>, task: Task, resampled: &Resampled) -> (Tensor<3>, Vec<u32>) {
+        let [batch, _, width] = x_BND.dims();
+        let (gates_B4, counts) = self.gates(x_BND.clone().mean_dim(1).reshape([batch, width]));
         let gate = |expert: usize| -> Tensor<3> { gates_B4.clone().narrow(1, expert, 1).reshape([batch, 1, 1]) };
 
-        let (third, fourth) = match task {
-            Task::T2i => (None, &resampled.noise),
-            Task::Mmu => (Some(&resampled.clip), &resampled.face),
-        };
         let mut keep_B11 = gate(0) + gate(1);
         let mut y_BND: Option<Tensor<3>> = None;
         let mix_22 = softmax(self.mix.val(), 1);
-        // Without the expert of the zero kind, `third` is a feature like `fourth`.
-        for (row, feature) in [third, Some(fourth)].into_iter().enumerate() {
+        for (row, feature) in Self::features(task, resampled).into_iter().enumerate() {
             let Some(feature) = feature else { continue };
             let gate = gate(2 + row);
             match feature {
@@ -89,6 +99,30 @@ impl SequenceGroup {
         }
         let kept = x_BND * keep_B11;
         (y_BND.map_or(kept.clone(), |features| kept + features), counts)
+    }
+
+    /// The numbers of [`SequenceGroup::forward`] times `scale`: a for each image, and the features with b and c.
+    fn weights(
+        &self,
+        gates_B4: Tensor<2>,
+        task: Task,
+        resampled: &Resampled,
+        scale: f32,
+    ) -> (Vec<f32>, Vec<(Tensor<3>, Vec<f32>)>) {
+        let gates: Vec<f32> = gates_B4.into_data().iter::<f32>().collect();
+        let mix: Vec<f32> = softmax(self.mix.val(), 1).into_data().iter::<f32>().collect();
+        let of = |expert: usize| gates.iter().skip(expert).step_by(NUM_SEQUENCE_EXPERTS);
+        let mut keep: Vec<f32> = of(0).zip(of(1)).map(|(first, second)| (first + second) * scale).collect();
+        let mut features = Vec::new();
+        for (row, feature) in Self::features(task, resampled).into_iter().enumerate() {
+            let Some(feature) = feature else { continue };
+            let (kept, mixed) = if feature.is_some() { (mix[2 * row], mix[2 * row + 1]) } else { (1.0, 0.0) };
+            keep.iter_mut().zip(of(2 + row)).for_each(|(keep, gate)| *keep += gate * kept * scale);
+            if let Some(feature_BND) = feature {
+                features.push((feature_BND.clone(), of(2 + row).map(|gate| gate * mixed * scale).collect()));
+            }
+        }
+        (keep, features)
     }
 }
 
@@ -120,6 +154,14 @@ impl SequenceMoe {
         task: Task,
         resampled: &Resampled,
     ) -> (Tensor<3>, Vec<u32>) {
+        if has_passes(&x_BLD.device()) {
+            let group = self.group(task);
+            let n_BLD = self.norm.forward(x_BLD.clone());
+            let (gates_B4, counts) = group.gates(mean_of_part(n_BLD.clone(), image_start, num_tokens));
+            let scale = self.scale.val().into_data().iter::<f32>().next().unwrap_or_default();
+            let (keep_B, features) = group.weights(gates_B4, task, resampled, scale);
+            return (mix_part(x_BLD, n_BLD, keep_B, features, image_start, num_tokens), counts);
+        }
         let length = x_BLD.dims()[1];
         let x_BND = x_BLD.clone().narrow(1, image_start, num_tokens);
         let (y_BND, counts) = self.group(task).forward(self.norm.forward(x_BND.clone()), task, resampled);

@@ -2,7 +2,7 @@
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
-use unif2ace_ops::{Activation, Rotary};
+use unif2ace_ops::{Activation, Rotary, has_passes, sum_of};
 
 use super::attention::{Attention, LayerCacheUse};
 use crate::config::ModelConfig;
@@ -94,16 +94,22 @@ impl Block {
         let [batch, length, width] = x_BLD.dims();
         let h_BLD = self.input_layernorm.forward(x_BLD.clone());
         let attended = self.self_attn.forward(h_BLD.clone(), rotary, mask_BLS, cache);
-        let mut x_BLD = attended + self.mlp.forward(h_BLD.clone()) + x_BLD;
+        let dense = self.mlp.forward(h_BLD.clone());
+        let mut routed_BLD = None;
         if let Some(moe) = &self.moe {
             let routed = moe.group(task).forward_counting(h_BLD.reshape([batch * length, width]), real);
-            x_BLD = x_BLD + routed.y_RD.reshape([batch, length, width]);
+            routed_BLD = Some(routed.y_RD.reshape([batch, length, width]));
             stats.balance_loss = Some(match stats.balance_loss.take() {
                 Some(sum) => sum + routed.balance_loss,
                 None => routed.balance_loss,
             });
             stats.token_use.push(routed.counts);
         }
+        let mut x_BLD = match (has_passes(&x_BLD.device()), routed_BLD) {
+            (true, routed) => sum_of(attended, dense, x_BLD, routed),
+            (false, None) => attended + dense + x_BLD,
+            (false, Some(routed)) => attended + dense + x_BLD + routed,
+        };
         if let (Some(sequence), Some(image)) = (&self.sequence, image) {
             let (y_BLD, counts) = sequence.forward(x_BLD, image.start, image.num_tokens, task, image.resampled);
             x_BLD = y_BLD;

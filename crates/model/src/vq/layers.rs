@@ -35,7 +35,11 @@ impl Conv2d {
     pub fn new(num_in: usize, num_out: usize, kernel: usize, device: &Device) -> Self {
         let bound = 1.0 / ((num_in * kernel * kernel) as f64).sqrt();
         let uniform = Initializer::Uniform { min: -bound, max: bound };
-        Self { weight: uniform.init([num_out, num_in, kernel, kernel], device), bias: uniform.init([num_out], device), packed: None }
+        Self {
+            weight: uniform.init([num_out, num_in, kernel, kernel], device),
+            bias: uniform.init([num_out], device),
+            packed: None,
+        }
     }
 
     /// Freezes the weights for inference: they are packed once, in the process-wide precision of their first use.

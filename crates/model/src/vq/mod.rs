@@ -15,8 +15,8 @@ use burn::tensor::{Device, Tensor};
 pub use coder::{Decoder, DownLevel, Encoder, UpLevel};
 pub use config::VqConfig;
 use layers::num_groups;
-use unif2ace_ops::on_cpu;
 pub use quantizer::{CodeUse, Quantized, code_use, lookup, quantize};
+use unif2ace_ops::on_cpu;
 
 /// What can be wrong with a tokenizer's input.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -1,0 +1,101 @@
+//! Passes over hidden states that inference takes at once where training takes them operation by operation.
+
+use burn::backend::flex::FlexTensor;
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Backend, Dispatch, DispatchDevice, Flex, backend_extension};
+use burn::tensor::{Device, Tensor};
+use unif2ace_kernels::rows::{self, Feature};
+
+use crate::cpu::{dims, tensor, values};
+
+/// Whether [`sum_of`], [`mean_of_part`] and [`mix_part`] work on the device: burn's CPU backend without gradients.
+pub fn has_passes(device: &Device) -> bool {
+    matches!(device.clone().as_dispatch(), DispatchDevice::Flex(_))
+}
+
+/// The operations as burn sees them.
+#[backend_extension(Flex)]
+pub trait PassOps: Backend {
+    /// See [`sum_of`]; `d` counts if `four`.
+    fn f2_sum(
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        c: FloatTensor<Self>,
+        d: FloatTensor<Self>,
+        four: bool,
+    ) -> FloatTensor<Self>;
+    /// See [`mean_of_part`].
+    fn f2_mean_of_part(x: FloatTensor<Self>, start: usize, num: usize) -> FloatTensor<Self>;
+    /// See [`mix_part`]; features after the first `count` don't count.
+    fn f2_mix_part(
+        x: FloatTensor<Self>,
+        n: FloatTensor<Self>,
+        weights: [Vec<f32>; 3],
+        first: FloatTensor<Self>,
+        second: FloatTensor<Self>,
+        count: usize,
+        start: usize,
+        num: usize,
+    ) -> FloatTensor<Self>;
+}
+
+impl PassOps for Flex {
+    fn f2_sum(a: FlexTensor, b: FlexTensor, c: FlexTensor, d: FlexTensor, four: bool) -> FlexTensor {
+        let d = four.then(|| values(&d));
+        tensor(rows::sum(&values(&a), &values(&b), &values(&c), d.as_deref()), dims::<3>(&a))
+    }
+
+    fn f2_mean_of_part(x: FlexTensor, start: usize, num: usize) -> FlexTensor {
+        let [batch, length, width] = dims(&x);
+        tensor(rows::mean(&values(&x), length, width, start..start + num), [batch, width])
+    }
+
+    fn f2_mix_part(
+        x: FlexTensor,
+        n: FlexTensor,
+        weights: [Vec<f32>; 3],
+        first: FlexTensor,
+        second: FlexTensor,
+        count: usize,
+        start: usize,
+        num: usize,
+    ) -> FlexTensor {
+        let [_, length, width] = dims(&x);
+        let [keep, v, w] = &weights;
+        let (first, second) = (values(&first), values(&second));
+        let features = [Feature { values: &first, weights: v }, Feature { values: &second, weights: w }];
+        let mixed = rows::mix(&values(&x), &values(&n), keep, &features[..count], length, width, start..start + num);
+        tensor(mixed, dims::<3>(&x))
+    }
+}
+
+/// `a + b + c + d`, in this order, of equal shapes `[B, L, D]`.
+pub fn sum_of(a: Tensor<3>, b: Tensor<3>, c: Tensor<3>, d: Option<Tensor<3>>) -> Tensor<3> {
+    let four = d.is_some();
+    let d = d.unwrap_or_else(|| a.clone());
+    let [a, b, c, d] = [a, b, c, d].map(Tensor::into_dispatch);
+    Tensor::from_dispatch(Dispatch::f2_sum(a, b, c, d, four))
+}
+
+/// Means over `num` positions from `start`: `[B, L, D]` to `[B, D]`.
+pub fn mean_of_part(x_BLD: Tensor<3>, start: usize, num: usize) -> Tensor<2> {
+    Tensor::from_dispatch(Dispatch::f2_mean_of_part(x_BLD.into_dispatch(), start, num))
+}
+
+/// `x + keep n + Σ weight feature` at `num` positions from `start`, x elsewhere. `x` and `n` are `[B, L, D]`, `keep` and the weights B values,
+/// the at most two features `[1 or B, num, D]`.
+pub fn mix_part(
+    x_BLD: Tensor<3>,
+    n_BLD: Tensor<3>,
+    keep_B: Vec<f32>,
+    features: Vec<(Tensor<3>, Vec<f32>)>,
+    start: usize,
+    num: usize,
+) -> Tensor<3> {
+    let count = features.len().min(2);
+    let mut features = features.into_iter();
+    let mut next = || features.next().unwrap_or_else(|| (x_BLD.clone(), Vec::new()));
+    let ((first, v), (second, w)) = (next(), next());
+    let [x, n, first, second] = [x_BLD, n_BLD, first, second].map(Tensor::into_dispatch);
+    Tensor::from_dispatch(Dispatch::f2_mix_part(x, n, [keep_B, v, w], first, second, count, start, num))
+}

@@ -1,6 +1,7 @@
 //! What the benchmarks need of this program: a model of procedural weights, one piece of work as every rival does it, and a worker that does
 //! it on demand. `benches/compare.py` runs the worker beside the rivals.
 
+mod accuracy;
 mod case;
 mod procedural;
 mod worker;
@@ -39,6 +40,20 @@ enum Command {
         /// Folder to write.
         folder: PathBuf,
     },
+    /// Measure how far bf16 and int8 are from f32.
+    Accuracy {
+        /// Model folder, not packed.
+        model: PathBuf,
+        /// Folder of the face set.
+        #[arg(long)]
+        faces: PathBuf,
+        /// Split.
+        #[arg(long, default_value = "test")]
+        split: String,
+        /// Pictures.
+        #[arg(long, default_value_t = 100)]
+        num_images: usize,
+    },
     /// Load a model, then do the work that each line of standard input names, and print a line of JSON for it.
     Worker {
         /// Model folder.
@@ -76,6 +91,7 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Procedural { folder, tokenizer, num_hidden_layers } => procedural::write(&folder, &tokenizer, num_hidden_layers),
         Command::Case { model, folder } => case::write(&model, &folder),
+        Command::Accuracy { model, faces, split, num_images } => accuracy::run(&model, &faces, &split, num_images),
         Command::Worker { model, case, dtype } => worker::run(&model, &case, dtype.into()),
     };
     match done {

@@ -4,10 +4,15 @@ mod commands;
 mod options;
 mod outcome;
 
+use std::fs::File;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use tracing_subscriber::EnvFilter;
+use tracing::Level;
+use tracing_chrome::ChromeLayerBuilder;
+use tracing_subscriber::filter::{EnvFilter, Targets};
+use tracing_subscriber::prelude::*;
 
 /// Generates faces from text and answers questions about them.
 #[derive(Debug, Parser)]
@@ -15,6 +20,9 @@ use tracing_subscriber::EnvFilter;
 struct Cli {
     #[command(subcommand)]
     command: Command,
+    /// Write where the time goes, by step, block and part, as a trace for chrome://tracing or ui.perfetto.dev.
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Output")]
+    profile: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -38,7 +46,19 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let level = if matches!(cli.command, Command::Train(_) | Command::Eval(_)) { "info" } else { "warn" };
     let filter = EnvFilter::try_from_env("UNIF2ACE_LOG").unwrap_or_else(|_| EnvFilter::new(level));
-    tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_writer(std::io::stderr).init();
+    let lines = tracing_subscriber::fmt::layer().with_target(false).with_writer(std::io::stderr).with_filter(filter);
+    let file = match cli.profile.as_ref().map(File::create).transpose() {
+        Ok(file) => file,
+        Err(error) => {
+            let path = cli.profile.unwrap_or_default();
+            let text = format!("profile {}: {error}\nhint: give a file in a folder that you can write to", path.display());
+            return outcome::report(Err(outcome::fail(text)));
+        }
+    };
+    // The guard writes the rest of the trace when the command is done.
+    let (trace, _guard) = file.map(|file| ChromeLayerBuilder::new().writer(file).include_args(true).build()).unzip();
+    let trace = trace.map(|trace| trace.with_filter(Targets::new().with_target("unif2ace", Level::DEBUG)));
+    tracing_subscriber::registry().with(lines).with(trace).init();
     outcome::report(match cli.command {
         Command::Generate(args) => commands::generate::run(&args),
         Command::Edit(args) => commands::edit::run(&args),

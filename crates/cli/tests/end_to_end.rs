@@ -170,6 +170,58 @@ fn the_shipped_weights_stay_small() {
 }
 
 #[test]
+fn a_packed_folder_gives_what_packing_at_the_start_gives() {
+    let folder = tempfile::tempdir().unwrap();
+    for dtype in ["f32", "bf16", "int8"] {
+        let packed = folder.path().join(dtype);
+        let said = output_of(&["pack", text(&root().join("models/mini")), "-o", text(&packed), "--dtype", dtype]);
+        assert!(said.contains("packed weights"), "{said}");
+        assert!(!packed.join("model.safetensors").exists());
+        let picture = |name: &str, model: &[&str]| {
+            let path = folder.path().join(name);
+            output_of(&[&["generate", PROMPT, "-o", text(&path), "--num-inference-steps", "2"], model].concat());
+            load_rgb(&path, DecodeLimits::default()).unwrap()
+        };
+        let mapped = picture("mapped.png", &["--model", text(&packed)]);
+        assert!(mapped == picture("plain.png", &["--dtype", dtype]), "{dtype}: pictures differ");
+        let face = face();
+        let ask = |model: &[&str]| output_of(&[&["ask", text(&face), "What colour is the hair?"], model].concat());
+        assert_eq!(ask(&["--model", text(&packed)]), ask(&["--dtype", dtype]), "{dtype}");
+    }
+    // What it was packed as is what it is.
+    let error = error_of(&["ask", text(&face()), "Why?", "--model", text(&folder.path().join("bf16")), "--dtype", "int8"]);
+    assert!(error.contains("expected weights packed as int8, found bf16") && error.contains("hint"), "{error}");
+    let again = folder.path().join("again");
+    let error = error_of(&["pack", text(&folder.path().join("bf16")), "-o", text(&again), "--dtype", "int8"]);
+    assert!(error.contains("packed already"), "{error}");
+    // A file that was cut is refused.
+    let weights = folder.path().join("int8/packed.safetensors");
+    let bytes = fs::read(&weights).unwrap();
+    fs::write(&weights, &bytes[..bytes.len() / 2]).unwrap();
+    let error = error_of(&["ask", text(&face()), "Why?", "--model", text(&folder.path().join("int8"))]);
+    assert!(error.contains("truncated"), "{error}");
+}
+
+#[test]
+fn a_profile_names_steps_blocks_and_parts() {
+    let folder = tempfile::tempdir().unwrap();
+    let [out, trace] = ["face.png", "trace.json"].map(|name| folder.path().join(name));
+    output_of(&["generate", PROMPT, "-o", text(&out), "--num-inference-steps", "2", "--profile", text(&trace)]);
+    let events: serde_json::Value = serde_json::from_slice(&fs::read(&trace).unwrap()).unwrap();
+    let begun =
+        |name: &str| events.as_array().unwrap().iter().filter(|event| event["name"] == name && event["ph"] == "B").count();
+    assert_eq!(begun("step"), 2);
+    // Five blocks for each step, and for the prompt and the empty one.
+    assert_eq!(begun("block"), 20);
+    for part in ["attention", "mlp", "token experts"] {
+        assert_eq!(begun(part), 20, "{part}");
+    }
+    assert_eq!((begun("sequence experts"), begun("decode picture")), (10, 1));
+    let error = error_of(&["doctor", "--profile", text(&folder.path().join("none/trace.json"))]);
+    assert!(error.contains("none/trace.json") && error.contains("hint"), "{error}");
+}
+
+#[test]
 fn help_and_doctor_work() {
     for command in ["generate", "edit", "extend", "ask", "caption", "score", "inspect", "train", "eval", "import", "doctor"] {
         assert!(run(&[command, "--help"]).status.success(), "{command} --help");

@@ -176,6 +176,39 @@ fn packed_weights_give_what_plain_ones_give() {
 }
 
 #[test]
+fn one_pass_forms_give_what_operation_by_operation_gives() {
+    // With gradients on, sums of branches and sequence experts run operation by operation; without, in one pass each.
+    for level in [MoeLevel::None, MoeLevel::Token, MoeLevel::Sequence, MoeLevel::Both] {
+        let config = random_tiny(level, &Device::flex()).config().clone();
+        let ids = config.special_ids();
+        let image: Vec<i64> = (0..4).map(|n| i64::from(ids.image_offset) + 3 * n).collect();
+        let run = |model: &Unif2ace, device: &Device, task: Task| {
+            let row = [&[i64::from(ids.mmu), i64::from(ids.soi)], image.as_slice(), &[i64::from(ids.eoi), 29, 1]].concat();
+            let length = row.len();
+            let rows = [row.clone(), row].concat();
+            let noise = noise_only(&[0.5, 0.25]);
+            let seen = if task == Task::T2i { noise } else { features(&config, 2, device) };
+            let batch = Batch {
+                mask_BLS: Mask::open(length, length).tensor(device),
+                input: Input::Ids(Tensor::from_data(TensorData::new(rows, [2, length]), device)),
+                positions: Positions::From(0),
+                task,
+                image_start: Some(2),
+                features: Features::Raw(seen),
+            };
+            values(model.hidden(batch).x_BLD)
+        };
+        for task in [Task::T2i, Task::Mmu] {
+            let device = Device::flex();
+            let tracked = device.clone().autodiff();
+            let found = run(&random_tiny(level, &device), &device, task);
+            let expected = run(&random_tiny(level, &tracked), &tracked, task);
+            assert_close(&found, &expected, TOLERANCE, &format!("{level:?} {task:?}"));
+        }
+    }
+}
+
+#[test]
 fn questions_side_by_side_equal_questions_alone() {
     let device = Device::flex();
     for level in [MoeLevel::None, MoeLevel::Both] {

@@ -56,10 +56,11 @@ impl Pipeline {
     pub fn read_pixels(&self, pixels_BHWC: Tensor<4>) -> Result<PictureContext> {
         let ids = self.config().special_ids();
         let codes = self.encode(pixels_BHWC.clone())?;
-        let features = self.features(pixels_BHWC)?;
+        let features = tracing::debug_span!("encoders").in_scope(|| self.features(pixels_BHWC))?;
         let encode = |text: &str| self.text_ids(text);
         let image: Vec<u32> = codes.iter().map(|&code| code + ids.image_offset).collect();
         let prefix = Prompter::new(self.config(), &encode)?.mmu_prefix(&image)?;
+        let _span = tracing::debug_span!("read image").entered();
         let (reading, _) = self.unified.read_image(&prefix, Features::Raw(features))?;
         Ok(PictureContext { reading, codes })
     }
@@ -167,6 +168,7 @@ impl Pipeline {
         let mut reading = picture.reading.clone();
         let mut done = vec![false; questions.len()];
         for place in 0..options.max_new_tokens {
+            let _token = tracing::debug_span!("token", place).entered();
             let (last_BD, _) = self.unified.read_text(&mut reading, &rows.iter().map(Vec::as_slice).collect::<Vec<_>>())?;
             // Only text can be said: an image code or a mark would be no answer.
             let logits: Vec<f32> = self.unified.text_logits(last_BD).into_data().iter::<f32>().collect();

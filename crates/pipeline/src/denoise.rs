@@ -46,9 +46,14 @@ impl<'a> Denoiser<'a> {
         let config = unified.config();
         let encode = |text: &str| text_ids(tokenizer, text);
         let prompter = Prompter::new(config, &encode)?;
-        let mut heads = Vec::with_capacity(prompts.len());
-        for text in prompts {
-            heads.push(unified.read_prompt(&prompter.t2i_head(text)?)?);
+        let mut heads: Vec<PromptCache> = Vec::with_capacity(prompts.len());
+        for (index, text) in prompts.iter().enumerate() {
+            // A prompt that comes again is read once.
+            let known = prompts[..index].iter().position(|known| known == text);
+            heads.push(match known {
+                Some(place) => PromptCache::clone(&heads[place]),
+                None => unified.read_prompt(&prompter.t2i_head(text)?)?,
+            });
         }
         let empty = match guidance_scale > 0.0 {
             true => Some(unified.read_prompt(&prompter.t2i_head("")?)?),
@@ -83,7 +88,8 @@ impl<'a> Denoiser<'a> {
         let rows: Vec<&[u32]> = (0..copies).flat_map(|_| rows.clone()).collect();
         let levels = (0..copies).flat_map(|_| requests.iter().map(|request| request.masked_fraction)).collect();
         let features = Features::Raw(ExpertFeatures { noise_level: Some(levels), ..ExpertFeatures::default() });
-        let hidden = unified.denoise(&self.prompts, &rows, features)?;
+        let hidden = tracing::debug_span!("blocks").in_scope(|| unified.denoise(&self.prompts, &rows, features))?;
+        let _span = tracing::debug_span!("head").entered();
         let x_RD: Tensor<2> = hidden.x_BLD.reshape([rows.len() * n, config.hidden_size]);
         let logits_of = |row: usize, wanted: &[usize]| -> Vec<f32> {
             let places: Vec<i64> = wanted.iter().map(|&place| (row * n + place) as i64).collect();

@@ -84,7 +84,7 @@ impl Pipeline {
             picture.grow(after, down, across)?;
             for window in windows {
                 let start = canvas.window(window)?;
-                let made = self.denoise(&denoiser, &start, &options.generate, num_windows, progress)?;
+                let made = self.denoise(&denoiser, &[&start], &options.generate, num_windows, progress)?.swap_remove(0);
                 canvas.fill(window, &made)?;
                 picture.paste(window, &start, &self.picture(&made)?)?;
                 num_windows += 1;

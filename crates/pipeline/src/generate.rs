@@ -1,5 +1,6 @@
 //! Pictures from text, and new parts in a given picture.
 
+use tracing::debug_span;
 use unif2ace_diffusion::MASKED;
 use unif2ace_diffusion::sampler::{KeyedDraws, Sampler, SamplerConfig, SamplerState};
 use unif2ace_image::{Pixels, RgbImage, TokenMask, postprocess};
@@ -7,6 +8,9 @@ use unif2ace_image::{Pixels, RgbImage, TokenMask, postprocess};
 use crate::denoise::{Denoiser, GridRequest};
 use crate::error::{PipelineError, Result};
 use crate::pretrained::Pipeline;
+
+/// Pictures that are denoised together: the gain is with the second, memory grows with each.
+const TOGETHER: usize = 4;
 
 /// Settings of generation.
 #[derive(Debug, Clone)]
@@ -163,44 +167,60 @@ impl Pipeline {
         options: &GenerateOptions,
         progress: &mut dyn FnMut(&Progress<'_>) -> bool,
     ) -> Result<Vec<RgbImage>> {
-        // One prompt, read once, for all pictures; each picture is denoised alone, so that its numbers are the same in any company.
-        let denoiser = self.denoiser(&[&options.prompt], options.guidance_scale)?;
-        (0..options.num_images).map(|index| self.picture(&self.denoise(&denoiser, start, options, index, progress)?)).collect()
+        // A picture's numbers depend neither on its company nor on how many threads there are, so several share each pass.
+        let mut images = Vec::with_capacity(options.num_images);
+        while images.len() < options.num_images {
+            let (first, count) = (images.len(), TOGETHER.min(options.num_images - images.len()));
+            let denoiser = self.denoiser(&vec![options.prompt.as_str(); count], options.guidance_scale)?;
+            for codes in self.denoise(&denoiser, &vec![start; count], options, first, progress)? {
+                images.push(self.picture(&codes)?);
+            }
+        }
+        Ok(images)
     }
 
-    /// Codes of picture `image_index` from a grid with masked places.
+    /// Codes of pictures from grids with masked places, one for each prompt of the denoiser; the first is number `first_image`.
     pub(crate) fn denoise(
         &self,
         denoiser: &Denoiser<'_>,
-        start: &[u32],
+        starts: &[&[u32]],
         options: &GenerateOptions,
-        image_index: usize,
+        first_image: usize,
         progress: &mut dyn FnMut(&Progress<'_>) -> bool,
-    ) -> Result<Vec<u32>> {
+    ) -> Result<Vec<Vec<u32>>> {
         options.check()?;
         let config = options.sampler_config();
         let num_steps = config.num_steps;
-        let draws = KeyedDraws::new(options.seed, image_index as u64);
-        let mut state = SamplerState::new(config, start.to_vec(), self.config().codebook_size, draws)?;
+        let state = |(index, start): (usize, &&[u32])| {
+            let draws = KeyedDraws::new(options.seed, (first_image + index) as u64);
+            SamplerState::new(config.clone(), start.to_vec(), self.config().codebook_size, draws)
+        };
+        let mut states = starts.iter().enumerate().map(state).collect::<std::result::Result<Vec<_>, _>>()?;
         let mut step = 0;
-        while !state.is_done() {
-            let logits = denoiser.logits(&[GridRequest::from(state.request())])?.swap_remove(0);
-            let outcome = state.step(&logits)?;
+        while states.iter().any(|state| !state.is_done()) {
             step += 1;
-            let so_far = match options.decode_steps {
-                false => None,
-                true => {
-                    // MaskGIT guesses every place at every step; the others show code 0 where nothing is known.
-                    let codes = outcome.maskgit.map_or_else(|| state.grid().to_vec(), |maskgit| maskgit.codes);
-                    let shown: Vec<u32> = codes.into_iter().map(|code| if code == MASKED { 0 } else { code }).collect();
-                    Some(self.picture(&shown)?)
+            let _step = debug_span!("step", step).entered();
+            let requests: Vec<GridRequest<'_>> = states.iter().map(|state| GridRequest::from(state.request())).collect();
+            let logits = denoiser.logits(&requests)?;
+            drop(requests);
+            for (index, (state, logits)) in states.iter_mut().zip(&logits).enumerate().filter(|(_, (state, _))| !state.is_done())
+            {
+                let outcome = debug_span!("sampler").in_scope(|| state.step(logits))?;
+                let so_far = match options.decode_steps {
+                    false => None,
+                    true => {
+                        // MaskGIT guesses every place at every step; the others show code 0 where nothing is known.
+                        let codes = outcome.maskgit.map_or_else(|| state.grid().to_vec(), |maskgit| maskgit.codes);
+                        let shown: Vec<u32> = codes.into_iter().map(|code| if code == MASKED { 0 } else { code }).collect();
+                        Some(self.picture(&shown)?)
+                    }
+                };
+                if !progress(&Progress { image_index: first_image + index, step, num_steps, image: so_far.as_ref() }) {
+                    return Err(PipelineError::Stopped);
                 }
-            };
-            if !progress(&Progress { image_index, step, num_steps, image: so_far.as_ref() }) {
-                return Err(PipelineError::Stopped);
             }
         }
-        Ok(state.into_codes()?)
+        Ok(states.into_iter().map(SamplerState::into_codes).collect::<std::result::Result<_, _>>()?)
     }
 
     /// One picture of its codes.

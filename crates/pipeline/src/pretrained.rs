@@ -78,6 +78,7 @@ impl Pipeline {
     /// # Errors
     /// Names the file that is missing or damaged, and every tensor that doesn't fit.
     pub fn from_pretrained(folder: impl AsRef<Path>, options: &PipelineOptions) -> Result<Self> {
+        let _span = tracing::debug_span!("load").entered();
         let folder = folder.as_ref();
         let fail = |reason: String| PipelineError::Model { path: folder.to_path_buf(), reason };
         if !folder.is_dir() {
@@ -132,7 +133,7 @@ impl Pipeline {
     /// # Errors
     /// When the pictures have another size than the model's.
     pub fn encode(&self, pixels_BHWC: Tensor<4>) -> Result<Vec<u32>> {
-        Ok(self.vq.encode(pixels_BHWC)?)
+        Ok(tracing::debug_span!("encode picture").in_scope(|| self.vq.encode(pixels_BHWC))?)
     }
 
     /// Pictures of whole grids of codes, `[B, side, side, 3]`, within -1..1.
@@ -140,6 +141,7 @@ impl Pipeline {
     /// # Errors
     /// When the codes don't fill whole grids.
     pub fn decode(&self, codes: &[u32]) -> Result<Tensor<4>> {
+        let _span = tracing::debug_span!("decode picture").entered();
         Ok(self.vq.decode_indices(codes, self.grid(), self.grid())?.clamp(-1.0, 1.0))
     }
 

@@ -2,6 +2,7 @@
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
+use tracing::debug_span;
 use unif2ace_ops::{Activation, Rotary, has_passes, sum_of};
 
 use super::attention::{Attention, LayerCacheUse};
@@ -93,10 +94,11 @@ impl Block {
     ) -> Tensor<3> {
         let [batch, length, width] = x_BLD.dims();
         let h_BLD = self.input_layernorm.forward(x_BLD.clone());
-        let attended = self.self_attn.forward(h_BLD.clone(), rotary, mask_BLS, cache);
-        let dense = self.mlp.forward(h_BLD.clone());
+        let attended = debug_span!("attention").in_scope(|| self.self_attn.forward(h_BLD.clone(), rotary, mask_BLS, cache));
+        let dense = debug_span!("mlp").in_scope(|| self.mlp.forward(h_BLD.clone()));
         let mut routed_BLD = None;
         if let Some(moe) = &self.moe {
+            let _span = debug_span!("token experts").entered();
             let routed = moe.group(task).forward_counting(h_BLD.reshape([batch * length, width]), real);
             routed_BLD = Some(routed.y_RD.reshape([batch, length, width]));
             stats.balance_loss = Some(match stats.balance_loss.take() {
@@ -111,6 +113,7 @@ impl Block {
             (false, Some(routed)) => attended + dense + x_BLD + routed,
         };
         if let (Some(sequence), Some(image)) = (&self.sequence, image) {
+            let _span = debug_span!("sequence experts").entered();
             let (y_BLD, counts) = sequence.forward(x_BLD, image.start, image.num_tokens, task, image.resampled);
             x_BLD = y_BLD;
             stats.sequence_use.push(counts);

@@ -310,6 +310,7 @@ impl Unif2ace {
         }
         let mut stats = MoeStats::default();
         for (index, layer) in self.showo.model.layers.iter().enumerate() {
+            let _block = tracing::debug_span!("block", index).entered();
             observe(index, &x_BLD);
             let layer_cache = match &mut cache {
                 CacheUse::None => attention::LayerCacheUse::None,

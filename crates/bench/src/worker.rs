@@ -61,8 +61,7 @@ struct Clock(Instant);
 impl Clock {
     fn lap(&mut self) -> f64 {
         let now = Instant::now();
-        let seconds = (now - std::mem::replace(&mut self.0, now)).as_secs_f64();
-        seconds
+        (now - std::mem::replace(&mut self.0, now)).as_secs_f64()
     }
 }
 

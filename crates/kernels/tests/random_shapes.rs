@@ -37,7 +37,7 @@ proptest! {
             force_level(Some(level));
             // f32 loses a few last bits of sums that grow with the depth; rounding a factor to bfloat16 costs up to 2^-8 of a product, to 8 bits up to 1/254 of the largest; errors of many add up like
             // a random walk.
-            for (format, tolerance) in [(WeightFormat::F32, 2e-5), (WeightFormat::Bf16, 8e-3), (WeightFormat::Int8, 1.6e-2)] {
+            for (format, tolerance) in [(WeightFormat::F32, 2e-6 * root), (WeightFormat::Bf16, 8e-3), (WeightFormat::Int8, 1.6e-2)] {
                 let packed = PackedMatrix::new(right, format);
                 let found = packed.forward(left, Some(&bias), Activation::None);
                 prop_assert_eq!(found.len(), m * n);
@@ -50,7 +50,7 @@ proptest! {
                 packed.product(left, &mut onto, true);
                 prop_assert_eq!(&onto, &found);
             }
-            for (precision, tolerance) in [(Precision::F32, 2e-5), (Precision::Bf16, 8e-3)] {
+            for (precision, tolerance) in [(Precision::F32, 2e-6 * root), (Precision::Bf16, 8e-3)] {
                 let mut plain = vec![f32::NAN; m * n];
                 gemm(left, right, &mut plain, false, precision);
                 let mut scratch = Scratch::default();

@@ -242,7 +242,7 @@ impl Int8Matrix {
         }
         // SAFETY: C has room for the product, is borrowed mutably, and holds values.
         unsafe {
-            self.into_output(a, Output::new(c, self.cols), Finish::adding(accumulate), a.rows * self.cols * self.rows > SERIAL)
+            self.put_product(a, Output::new(c, self.cols), Finish::adding(accumulate), a.rows * self.cols * self.rows > SERIAL)
         };
     }
 
@@ -250,7 +250,7 @@ impl Int8Matrix {
     ///
     /// # Safety
     /// As [`super::multiply`].
-    pub(super) unsafe fn into_output(&self, a: Matrix<'_>, output: Output, finish: Finish<'_>, parallel: bool) {
+    pub(super) unsafe fn put_product(&self, a: Matrix<'_>, output: Output, finish: Finish<'_>, parallel: bool) {
         let (m, n, k) = (a.rows, self.cols, self.rows);
         if m == 0 || n == 0 {
             return;

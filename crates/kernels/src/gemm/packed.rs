@@ -205,7 +205,7 @@ impl PackedMatrix {
         assert!(c.len() >= a.rows * self.cols, "room for the matrix product");
         // SAFETY: C has room for the product, is borrowed mutably, and holds values.
         unsafe {
-            self.into_output(a, Output::new(c, self.cols), Finish::adding(accumulate), a.rows * self.cols * self.rows > SERIAL)
+            self.put_product(a, Output::new(c, self.cols), Finish::adding(accumulate), a.rows * self.cols * self.rows > SERIAL)
         };
     }
 
@@ -221,7 +221,7 @@ impl PackedMatrix {
         let parallel = len * self.rows > SERIAL;
         // SAFETY: there is room for the product, which is added to none of the vector's values; every value of it is written.
         unsafe {
-            self.into_output(a, Output { start: c.as_mut_ptr(), stride: self.cols }, finish, parallel);
+            self.put_product(a, Output { start: c.as_mut_ptr(), stride: self.cols }, finish, parallel);
             c.set_len(len);
         }
         c
@@ -238,12 +238,12 @@ impl PackedMatrix {
         assert_eq!(bias.len(), self.cols, "one bias a column");
         let finish = Finish { onto: Base::Row(bias), act: Activation::None };
         // SAFETY: the caller's promise; what is there is replaced.
-        unsafe { self.into_output(a, Output { start: c, stride: self.cols }, finish, false) };
+        unsafe { self.put_product(a, Output { start: c, stride: self.cols }, finish, false) };
     }
 
     /// # Safety
     /// As [`multiply`]; the output has no gaps.
-    unsafe fn into_output(&self, a: Matrix<'_>, output: Output, finish: Finish<'_>, parallel: bool) {
+    unsafe fn put_product(&self, a: Matrix<'_>, output: Output, finish: Finish<'_>, parallel: bool) {
         let (m, n, k) = (a.rows, self.cols, self.rows);
         assert_eq!(a.cols, k, "inner sizes of a matrix product");
         if m == 0 || n == 0 {
@@ -262,7 +262,7 @@ impl PackedMatrix {
             match &self.panels {
                 Panels::F32(values) => by_panels(&a, values, output, n, finish, parallel, pack::F32 { round: false }),
                 Panels::Bf16(values) => by_panels(&a, values, output, n, finish, parallel, pack::Bf16Pairs),
-                Panels::Int8(matrix) => matrix.into_output(a, output, finish, parallel),
+                Panels::Int8(matrix) => matrix.put_product(a, output, finish, parallel),
             }
         }
     }

@@ -3,6 +3,7 @@
 use rayon::prelude::*;
 
 use crate::gemm::{Matrix, Precision, Scratch, gemm_serial};
+use crate::parts::Parts;
 use crate::simd::{exp, multiversion};
 
 /// Sizes of an attention.
@@ -185,21 +186,6 @@ pub fn infer(q: &[f32], k: &[f32], v: &[f32], mask: Option<Mask<'_>>, shape: Sha
         tasks.into_par_iter().for_each_init(Default::default, work);
     }
     out
-}
-
-/// Start of an output whose parts are written by different tasks.
-#[derive(Clone, Copy)]
-struct Parts(*mut f32);
-
-// SAFETY: tasks write disjoint parts of memory that outlives them.
-unsafe impl Send for Parts {}
-// SAFETY: as above.
-unsafe impl Sync for Parts {}
-
-impl Parts {
-    fn at(self, place: usize) -> *mut f32 {
-        self.0.wrapping_add(place)
-    }
 }
 
 /// Few queries: decoding. Keys and values are read once, in the order of memory, for all heads of a task.

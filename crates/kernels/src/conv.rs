@@ -6,6 +6,7 @@ use rayon::prelude::*;
 
 use crate::activation::Activation;
 use crate::gemm::{Matrix, PackedMatrix, Precision, WeightFormat, gemm, gemm_serial};
+use crate::parts::Parts;
 
 /// Most output pixels whose patches exist at once in a task.
 const CHUNK: usize = 512;
@@ -154,21 +155,6 @@ pub fn pack(weight: &[f32], num_out: usize, channels: usize, kernel: [usize; 2],
     };
     // A patch has its channels last, a filter its taps.
     PackedMatrix::new(Matrix::new(&shape.by_patch(weight), shape.depth(), shape.num_out), format)
-}
-
-/// Start of an output whose parts are written by different tasks.
-#[derive(Clone, Copy)]
-struct Parts(*mut f32);
-
-// SAFETY: tasks write disjoint parts of memory that outlives them.
-unsafe impl Send for Parts {}
-// SAFETY: as above.
-unsafe impl Sync for Parts {}
-
-impl Parts {
-    fn at(self, place: usize) -> *mut f32 {
-        self.0.wrapping_add(place)
-    }
 }
 
 /// Pictures `[batch, height, width, channels]` to `[batch, out height, out width, num_out]`; `weight` is `[num_out, channels, kh, kw]`.

@@ -13,6 +13,7 @@ pub mod memory;
 pub mod moe;
 pub mod norm;
 pub mod optim;
+mod parts;
 pub mod rows;
 mod simd;
 pub mod store;

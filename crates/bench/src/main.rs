@@ -1,8 +1,12 @@
 //! What the benchmarks need of this program: a model of procedural weights, one piece of work as every rival does it, and a worker that does
 //! it on demand. `benches/compare.py` runs the worker beside the rivals.
 
+#![allow(non_snake_case)] // tensor names carry their shape
+
+mod ablations;
 mod accuracy;
 mod case;
+mod gains;
 mod procedural;
 mod worker;
 
@@ -54,6 +58,17 @@ enum Command {
         #[arg(long, default_value_t = 100)]
         num_images: usize,
     },
+    /// Train and measure rows of the ablations, and print their table.
+    Ablations(ablations::AblationArgs),
+    /// Measure what each shortcut of inference gains, and how cost grows with pictures, steps, image tokens and prompt length.
+    Gains {
+        /// Blocks of the full model's width.
+        #[arg(long, default_value_t = 2)]
+        num_hidden_layers: usize,
+        /// Calls that a median is taken of.
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+    },
     /// Load a model, then do the work that each line of standard input names, and print a line of JSON for it.
     Worker {
         /// Model folder.
@@ -92,6 +107,11 @@ fn main() -> ExitCode {
         Command::Procedural { folder, tokenizer, num_hidden_layers } => procedural::write(&folder, &tokenizer, num_hidden_layers),
         Command::Case { model, folder } => case::write(&model, &folder),
         Command::Accuracy { model, faces, split, num_images } => accuracy::run(&model, &faces, &split, num_images),
+        Command::Gains { num_hidden_layers, rounds } => gains::run(num_hidden_layers, rounds.max(1)),
+        Command::Ablations(args) => {
+            tracing_subscriber::fmt().with_target(false).with_writer(std::io::stderr).init();
+            ablations::run(&args)
+        }
         Command::Worker { model, case, dtype } => worker::run(&model, &case, dtype.into()),
     };
     match done {

@@ -37,7 +37,7 @@ pub struct ModelArgs {
     /// Model folder.
     #[arg(long, value_name = "PATH", default_value_os_t = default_model(), help_heading = "Model")]
     pub model: PathBuf,
-    /// Where to compute: auto or cpu.
+    /// Where to compute: auto, cpu, and vulkan or cuda in builds with them.
     #[arg(long, default_value = "auto", help_heading = "Model")]
     pub device: DeviceName,
     /// Number format of weights and matrix products [default: what the model was packed as, or f32].

@@ -75,7 +75,7 @@ fn an_unknown_model_folder() {
 fn an_unknown_device() {
     let output = common::run(&["generate", PROMPT, "--device", "abacus"]);
     let error = String::from_utf8(output.stderr).unwrap();
-    assert!(!output.status.success() && error.contains("abacus") && error.contains("--device cpu"), "{error}");
+    assert!(!output.status.success() && error.contains("abacus") && error.contains("expected auto, cpu"), "{error}");
 }
 
 /// A copy of the shipped model with one file changed.

@@ -52,6 +52,20 @@ pub enum SampleFault {
         /// The decoder's message.
         reason: String,
     },
+    /// The picture that the record names isn't there.
+    #[error("the picture {name} can't be read: {reason}")]
+    NoPicture {
+        /// The name in the record.
+        name: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A sample without anything that its tasks could use.
+    #[error("the record has nothing for the tasks {tasks}")]
+    Unusable {
+        /// The tasks, as recipes name them.
+        tasks: String,
+    },
 }
 
 /// Errors of this crate.
@@ -71,6 +85,40 @@ pub enum DataError {
         path: PathBuf,
         /// What was looked for.
         expected: String,
+    },
+    /// A path in which no data of a known form was found.
+    #[error("cannot open the data {}: expected {expected}, found none\nhint: give the folder that holds them, or name the `format`", .path.display())]
+    NoData {
+        /// The folder or file.
+        path: PathBuf,
+        /// What was looked for.
+        expected: String,
+    },
+    /// Shards that the numbers of the others say must be there.
+    #[error("cannot open the data {}: {count} shards are missing: {names}\nhint: fetch them, or number the shards without holes", .path.display())]
+    MissingShards {
+        /// The folder.
+        path: PathBuf,
+        /// How many.
+        count: usize,
+        /// Their names, cut after the first few.
+        names: String,
+    },
+    /// A file of records that isn't of the form that was expected.
+    #[error("cannot read the data file {}: {reason}\nhint: docs/data.md shows each form", .path.display())]
+    SetFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A mixture, a batch or a rank that can't be.
+    #[error("cannot load batches: {reason}\nhint: {hint}")]
+    Loader {
+        /// What is wrong.
+        reason: String,
+        /// What would be right.
+        hint: &'static str,
     },
     /// A split by another name than train, val or test.
     #[error("cannot open the split {given}: expected a folder name without separators, such as train, val or test")]

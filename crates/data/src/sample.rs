@@ -30,13 +30,13 @@ impl AttributeValue {
 /// A question about the picture with its answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Vqa {
-    /// `appearance`, `action` or `emotion`.
+    /// `appearance`, `action` or `emotion`; empty where the set doesn't say.
     pub kind: String,
     /// The question.
     pub question: String,
     /// The answer in words.
     pub answer: String,
-    /// yes, no or the bare value, for exact-match scoring.
+    /// yes, no or the bare value, for exact-match scoring; empty where the set has none.
     pub short: String,
 }
 
@@ -76,7 +76,8 @@ impl Serialize for Vqa {
 /// What is known about one picture.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FaceRecord {
-    /// Attribute name to value; a missing key means "none" or false.
+    /// Attribute name to value; a missing key means "none" or false. Empty where a set states no attributes at all.
+    #[serde(default)]
     pub attributes: BTreeMap<String, AttributeValue>,
     /// Parts that were found visible (`hair`, `eye_color`, `earrings` ...).
     #[serde(default)]
@@ -114,7 +115,7 @@ impl FaceRecord {
 pub struct Sample {
     /// Name of the sample in its shard.
     pub key: String,
-    /// The picture as stored (WebP, PNG or JPEG).
+    /// The picture as stored (WebP, PNG or JPEG); empty for text only, which is the record's one caption.
     pub image_bytes: Vec<u8>,
     /// Attributes, captions, questions.
     pub record: FaceRecord,

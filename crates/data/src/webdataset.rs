@@ -18,7 +18,7 @@ use crate::schema::Schema;
 /// Largest shard.
 const MAX_SHARD_BYTES: u64 = 8 << 30;
 /// Largest member of a shard.
-const MAX_MEMBER_BYTES: u64 = 16 << 20;
+pub(crate) const MAX_MEMBER_BYTES: u64 = 16 << 20;
 /// Broken samples that [`load_split`] accepts, as a part of the split; at least [`MIN_BROKEN`].
 const MAX_BROKEN_FRACTION: f64 = 0.01;
 const MIN_BROKEN: usize = 10;
@@ -123,7 +123,7 @@ pub enum MaxBroken {
 }
 
 impl MaxBroken {
-    fn count(self, read: usize) -> usize {
+    pub(crate) fn count(self, read: usize) -> usize {
         match self {
             Self::Count(count) => count,
             Self::Fraction(part) => ((read as f64 * part) as usize).max(MIN_BROKEN),
@@ -243,22 +243,19 @@ impl Items<'_> {
             return Ok(());
         }
         let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
-        // As everywhere with this format: the key ends at the first dot of the file's own name.
-        let file_start = name.rfind('/').map_or(0, |slash| slash + 1);
-        let Some(dot) = name[file_start..].find('.') else {
+        let Some((key, kind)) = member(&name) else {
             return Ok(());
         };
-        let (key, extension) = (&name[..file_start + dot], &name[file_start + dot + 1..]);
         if self.pending.as_ref().is_none_or(|pending| pending.key != key) {
             self.ready = self.pending.replace(Pending { key: key.into(), ..Pending::default() });
         }
         let Some(pending) = self.pending.as_mut() else {
             return Ok(());
         };
-        let slot = match extension {
-            "json" => &mut pending.record,
-            other if PICTURES.contains(&other) => &mut pending.picture,
-            _ => return Ok(()),
+        let slot = match kind {
+            Member::Record => &mut pending.record,
+            Member::Picture => &mut pending.picture,
+            Member::Other => return Ok(()),
         };
         let found = entry.size();
         if found > MAX_MEMBER_BYTES {
@@ -280,6 +277,26 @@ impl Items<'_> {
     }
 }
 
+/// What a member of a shard is.
+#[derive(Clone, Copy)]
+pub(crate) enum Member {
+    Record,
+    Picture,
+    Other,
+}
+
+/// Key and kind of a member; as everywhere with this format the key ends at the first dot of the file's own name.
+pub(crate) fn member(name: &str) -> Option<(&str, Member)> {
+    let file_start = name.rfind('/').map_or(0, |slash| slash + 1);
+    let dot = file_start + name[file_start..].find('.')?;
+    let kind = match &name[dot + 1..] {
+        "json" => Member::Record,
+        other if PICTURES.contains(&other) => Member::Picture,
+        _ => Member::Other,
+    };
+    Some((&name[..dot], kind))
+}
+
 fn finish(pending: Pending) -> Item {
     let key = pending.key;
     match parts(pending.record, pending.picture, pending.fault) {
@@ -288,7 +305,7 @@ fn finish(pending: Pending) -> Item {
     }
 }
 
-fn parts(
+pub(crate) fn parts(
     record: Option<Vec<u8>>,
     picture: Option<Vec<u8>>,
     fault: Option<SampleFault>,

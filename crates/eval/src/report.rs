@@ -11,9 +11,10 @@ use unif2ace_data::grammar::{asked, caption_claims, parse_answer};
 use unif2ace_data::{FaceRecord, LabelledPrompt, Sample, Schema, decode_rgb, load_prompts, load_split};
 use unif2ace_diffusion::sampler::SamplerConfig;
 use unif2ace_model::encoders::{FaceNet, clip_pixels};
-use unif2ace_pipeline::{AnswerOptions, Pipeline};
+use unif2ace_pipeline::{AnswerOptions, Pipeline, ScoreOptions};
 
 use crate::error::{EvalError, Result};
+use crate::frechet::frechet_distance;
 
 const BATCH: usize = 16;
 const MAX_ANSWER_TOKENS: usize = 24;
@@ -30,6 +31,8 @@ pub struct EvalOptions {
     pub num_images: usize,
     /// Captions to generate from (0: none).
     pub num_generated: usize,
+    /// Pictures whose likelihood is bounded (0: none).
+    pub num_scored: usize,
     /// Sampler of the generation.
     pub sampler: SamplerConfig,
     /// Guidance of the generation.
@@ -91,6 +94,9 @@ pub fn evaluate(model: &Pipeline, options: &EvalOptions, progress: &mut dyn FnMu
     report.insert("captions".into(), captions);
     if options.num_generated > 0 {
         report.insert("generation".into(), generation(model, &samples, side, options, progress)?);
+    }
+    if options.num_scored > 0 {
+        report.insert("likelihood".into(), likelihood(model, &samples, side, options, progress)?);
     }
     if let Some(labelled) = &labelled {
         progress("prompts in users' words");
@@ -203,15 +209,19 @@ fn generation(
     let face = face_network(model)?;
     let [mut real, mut rebuilt, mut made, mut shuffled, mut made_heldout] = [Rate::default(); 5];
     let mut by_attribute: BTreeMap<&str, [Rate; 3]> = BTreeMap::new();
+    let [mut features_of_made, mut features_of_real] = [const { Vec::new() }; 2];
     for (start, batch) in chosen.chunks(BATCH).enumerate().map(|(index, batch)| (index * BATCH, batch)) {
         progress(&format!("generation {start}/{count}"));
         let prompts: Vec<&str> = batch.iter().filter_map(|sample| sample.record.captions.first().map(String::as_str)).collect();
-        let of_made = read_attributes(face, draw(model, &prompts, options, start as u64)?)?;
+        let pictures_BHWC = draw(model, &prompts, options, start as u64)?;
+        features_of_made.extend(clip_features(model, &pictures_BHWC)?);
+        let of_made = read_attributes(face, pictures_BHWC)?;
         let owned: Vec<Sample> = batch.iter().map(|&sample| sample.clone()).collect();
         let bytes = decode_rgb(&owned, side).map_err(EvalError::step("decoding pictures"))?;
         let pixels_BHWC = tensor_of(model, &bytes, side);
         let codes = model.encode(pixels_BHWC.clone()).map_err(EvalError::step("encoding pictures"))?;
         let of_rebuilt = read_attributes(face, model.decode(&codes).map_err(EvalError::step("decoding codes"))?)?;
+        features_of_real.extend(clip_features(model, &pixels_BHWC)?);
         let of_real = read_attributes(face, pixels_BHWC)?;
         for (row, sample) in batch.iter().enumerate() {
             let claims = caption_claims(prompts[row]);
@@ -244,8 +254,14 @@ fn generation(
             (name.to_owned(), rates)
         })
         .collect();
+    let width = features_of_real.len() / count.max(1);
+    let small_frechet = match width > 0 && count > 1 {
+        true => Some(frechet_distance(&features_of_made, &features_of_real, width)?),
+        false => None,
+    };
     Ok(json!({
         "captions": count,
+        "small_frechet_distance": small_frechet,
         "agreement": made.json(),
         "agreement_heldout": made_heldout.json(),
         "agreement_of_real_pictures": real.json(),
@@ -258,6 +274,46 @@ fn generation(
         "seed": options.seed,
         "by_attribute": Value::Object(by_attribute),
     }))
+}
+
+/// Mean bound of the negative log-likelihood of pictures given their first captions; see [`Pipeline::score`].
+fn likelihood(
+    model: &Pipeline,
+    samples: &[Sample],
+    side: usize,
+    options: &EvalOptions,
+    progress: &mut dyn FnMut(&str),
+) -> Result<Value> {
+    let count = options.num_scored.min(samples.len());
+    let (mut nats, mut bits, mut variance) = (0.0, 0.0, 0.0);
+    for index in 0..count {
+        if index % 20 == 0 {
+            progress(&format!("likelihood {index}/{count}"));
+        }
+        let sample = &samples[index * samples.len() / count];
+        let bytes = decode_rgb(std::slice::from_ref(sample), side).map_err(EvalError::step("decoding pictures"))?;
+        let codes = model.encode(tensor_of(model, &bytes, side)).map_err(EvalError::step("encoding pictures"))?;
+        let caption = sample.record.captions.first().map_or("", String::as_str);
+        let scoring = ScoreOptions { seed: options.seed.wrapping_add(index as u64), ..ScoreOptions::default() };
+        let score = model.score_codes(&codes, caption, &scoring).map_err(EvalError::step("scoring"))?;
+        nats += score.nats;
+        bits += score.bits_per_token;
+        variance += score.standard_error.powi(2);
+    }
+    let count_f = count.max(1) as f64;
+    Ok(json!({
+        "pictures": count,
+        "nats_per_picture": nats / count_f,
+        "standard_error_of_the_estimate": variance.sqrt() / count_f,
+        "bits_per_token": bits / count_f,
+    }))
+}
+
+/// Pooled features of the model's own CLIP tower, row after row; none where the model has no CLIP.
+fn clip_features(model: &Pipeline, pixels_BHWC: &Tensor<4>) -> Result<Vec<f32>> {
+    let Some(clip) = &model.clip else { return Ok(Vec::new()) };
+    let output = clip.vision_model.forward(clip_pixels(pixels_BHWC.clone())).map_err(EvalError::step("CLIP features"))?;
+    Ok(output.pooled_BD.into_data().iter::<f32>().collect())
 }
 
 /// Agreement on the labelled prompts, by all attributes and by each.

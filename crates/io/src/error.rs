@@ -73,6 +73,7 @@ fn hint(kind: ErrorKind) -> &'static str {
         ErrorKind::NotFound => "check the spelling of the path; relative paths start at the current folder",
         ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => "choose another place or change the permissions",
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "free some space on this disk or choose another one",
+        ErrorKind::FileTooLarge => "this disk or a limit on the size of files (`ulimit -f`) does not allow so large a file",
         ErrorKind::NotADirectory => "a part of the path is a file, not a folder",
         ErrorKind::AlreadyExists => "remove what lies there or choose another name",
         _ => "check the path and the disk",

@@ -1,12 +1,17 @@
-use std::io::{Read, Write};
+use std::io::Write;
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-use crate::{IoError, Result, open_capped};
+use crate::{FileSeal, Result};
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// SHA-256 of `bytes`.
+pub fn sha256(bytes: &[u8]) -> [u8; 32] {
+    Sha256::digest(bytes).into()
 }
 
 /// SHA-256 of `bytes`, as 64 lower-case hexadecimal digits.
@@ -19,17 +24,7 @@ pub fn sha256_hex(bytes: &[u8]) -> String {
 /// # Errors
 /// When the file can't be read.
 pub fn sha256_file(path: impl AsRef<Path>) -> Result<String> {
-    let path = path.as_ref();
-    let mut reader = open_capped(path, u64::MAX)?;
-    let mut digest = Sha256::new();
-    let mut buffer = vec![0u8; 1 << 16];
-    loop {
-        let count = reader.read(&mut buffer).map_err(|source| IoError::system("read", path, source))?;
-        if count == 0 {
-            return Ok(hex(&digest.finalize()));
-        }
-        digest.update(&buffer[..count]);
-    }
+    Ok(FileSeal::of(path)?.sha256)
 }
 
 /// A writer that passes bytes on and keeps their SHA-256.

@@ -1,9 +1,9 @@
-use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
 
+use crate::folder::{parent_of, sync_folder};
 use crate::{IoError, Result};
 
 const WRITE: &str = "write";
@@ -39,7 +39,7 @@ impl AtomicFile {
         let temporary = self.writer.into_inner().map_err(|error| fail(error.into_error()))?;
         temporary.as_file().sync_all().map_err(fail)?;
         temporary.persist(&target).map_err(|error| fail(error.error))?;
-        sync_folder(folder_of(&target)).map_err(fail)
+        sync_folder(parent_of(&target)).map_err(fail)
     }
 }
 
@@ -81,31 +81,6 @@ pub fn ensure_writable(path: impl AsRef<Path>) -> Result<()> {
     AtomicFile::create(path).map(drop)
 }
 
-/// Creates a folder and its parents; one that already exists is fine.
-///
-/// # Errors
-/// When a part of the path is a file or the system refuses.
-pub fn create_dir_all(path: impl AsRef<Path>) -> Result<()> {
-    let path = path.as_ref();
-    std::fs::create_dir_all(path).map_err(|source| IoError::system("create the folder", path, source))
-}
-
-/// Renames a file or folder on the same disk and flushes the folder entry; commits a folder prepared under another name.
-///
-/// # Errors
-/// When the system refuses the rename.
-pub fn rename_durable(from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<()> {
-    let (from, to) = (from.as_ref(), to.as_ref());
-    std::fs::rename(from, to).and_then(|()| sync_folder(folder_of(to))).map_err(|source| IoError::system("rename to", to, source))
-}
-
-fn folder_of(path: &Path) -> &Path {
-    match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    }
-}
-
 fn temporary_beside(target: &Path) -> std::io::Result<NamedTempFile> {
     let mut builder = tempfile::Builder::new();
     builder.prefix(".unif2ace-").suffix(".tmp");
@@ -115,15 +90,5 @@ fn temporary_beside(target: &Path) -> std::io::Result<NamedTempFile> {
         // Temporary files are private by default; a result is an ordinary file, narrowed by the user's umask only.
         builder.permissions(std::fs::Permissions::from_mode(0o666));
     }
-    builder.tempfile_in(folder_of(target))
-}
-
-#[cfg(unix)]
-fn sync_folder(folder: &Path) -> std::io::Result<()> {
-    File::open(folder)?.sync_all()
-}
-
-#[cfg(not(unix))]
-fn sync_folder(_folder: &Path) -> std::io::Result<()> {
-    Ok(())
+    builder.tempfile_in(parent_of(target))
 }

@@ -115,3 +115,36 @@ fn results_have_ordinary_permissions() {
     let mode = |name| std::fs::metadata(folder.path().join(name)).unwrap().permissions().mode();
     assert_eq!(mode("a.bin"), mode("b.bin"));
 }
+
+#[test]
+fn a_sealed_file_knows_what_was_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.bin");
+    let bytes: Vec<u8> = (0..200_000u32).map(|place| place as u8).collect();
+    let mut file = SealedFile::create(&path).unwrap();
+    for piece in bytes.chunks(70_001) {
+        file.write_all(piece).unwrap();
+    }
+    let seal = file.seal().unwrap();
+    assert_eq!((seal.num_bytes, &seal.sha256), (200_000, &sha256_hex(&bytes)));
+    assert_eq!(FileSeal::of(&path).unwrap(), seal);
+    let error = SealedFile::create(&path).unwrap_err().to_string();
+    assert!(error.contains("a.bin") && error.contains("hint: "), "what is there is not overwritten: {error}");
+}
+
+#[test]
+fn folders_are_created_listed_and_removed() {
+    let folder = tempfile::tempdir().unwrap();
+    let deep = folder.path().join("a/b/c");
+    create_dir_all(&deep).unwrap();
+    create_dir_all(&deep).unwrap();
+    write_atomic(deep.join("2.bin"), b"x").unwrap();
+    write_atomic(deep.join("1.bin"), b"x").unwrap();
+    assert_eq!(list_dir(&deep).unwrap(), [deep.join("1.bin"), deep.join("2.bin")]);
+    assert!(list_dir(deep.join("1.bin")).unwrap_err().to_string().contains("cannot list"));
+    rename_durable(&deep, folder.path().join("d")).unwrap();
+    assert!(list_dir(&deep).unwrap().is_empty(), "a folder that is not there holds nothing");
+    remove_dir_all(folder.path().join("d")).unwrap();
+    remove_dir_all(folder.path().join("d")).unwrap();
+    assert_eq!(names(folder.path()), ["a"]);
+}

@@ -152,39 +152,83 @@ const BLOCK: usize = 48;
 /// Most queries that are worked on one by one, straight from unpacked keys and values.
 const FEW: usize = 2;
 
-/// The result of [`forward`] alone, without the weights: for inference. Scores live only as long as a block of queries needs them.
-pub fn infer(q: &[f32], k: &[f32], v: &[f32], mask: Option<Mask<'_>>, shape: Shape, precision: Precision) -> Vec<f32> {
+/// Keys and values that come before those of an attention: those of a prompt, which many passes share.
+#[derive(Debug, Clone, Copy)]
+pub struct Past<'a> {
+    /// `[rows, room, width]`.
+    pub k: &'a [f32],
+    /// As `k`.
+    pub v: &'a [f32],
+    /// Positions that count.
+    pub keys: usize,
+    /// Positions in memory.
+    pub room: usize,
+    /// 1 or the batch size.
+    pub rows: usize,
+}
+
+/// The result of [`forward`] alone, without the weights: for inference. Scores live only as long as a block of queries needs them. The mask
+/// knows of the keys of `past` as well, which come first.
+pub fn infer(
+    q: &[f32],
+    k: &[f32],
+    v: &[f32],
+    past: Option<Past<'_>>,
+    mask: Option<Mask<'_>>,
+    shape: Shape,
+    precision: Precision,
+) -> Vec<f32> {
     let Shape { batch, queries, keys, heads, head_dim, .. } = shape;
-    if queries <= FEW {
+    if queries <= FEW && past.is_none() {
         return few(q, k, v, mask, shape);
     }
     let width = shape.width();
     let scale = 1.0 / (head_dim as f32).sqrt();
-    let mut out = vec![0.0; batch * queries * width];
+    let before = past.map_or(0, |past| past.keys);
+    let all_keys = before + keys;
+    let mut out = Vec::with_capacity(batch * queries * width);
     let parts = Parts(out.as_mut_ptr());
-    let work = |(packed_k, packed_v, scores): &mut (Scratch, Scratch, Vec<f32>), index: usize| {
+    let work = |([k_packed, v_packed, k_past, v_past], scores): &mut ([Scratch; 4], Vec<f32>), index: usize| {
         let (b, h) = (index / heads, index % heads);
-        packed_k.pack(head(k, shape, [keys, shape.key_room], b, h).t(), precision);
-        packed_v.pack(head(v, shape, [keys, shape.key_room], b, h), precision);
+        k_packed.pack(head(k, shape, [keys, shape.key_room], b, h).t(), precision);
+        v_packed.pack(head(v, shape, [keys, shape.key_room], b, h), precision);
+        if let Some(past) = &past {
+            let part = |x| head(x, shape, [past.keys, past.room], b % past.rows, h);
+            k_past.pack(part(past.k).t(), precision);
+            v_past.pack(part(past.v), precision);
+        }
         let q = head(q, shape, [queries; 2], b, h);
-        let mask = mask.map(|mask| &mask.values[(b % mask.rows) * queries * keys..][..queries * keys]);
+        let mask = mask.map(|mask| &mask.values[(b % mask.rows) * queries * all_keys..][..queries * all_keys]);
         for first in (0..queries).step_by(BLOCK) {
             let rows = BLOCK.min(queries - first);
-            scores.resize(rows * keys, 0.0);
-            packed_k.product(Matrix { data: &q.data[first * width..], rows, ..q }, scores, keys);
-            softmax_rows(scores, mask.map(|mask| &mask[first * keys..]), keys, scale);
+            scores.resize(rows * all_keys, 0.0);
+            let q = Matrix { data: &q.data[first * width..], rows, ..q };
+            if before > 0 {
+                k_past.product(q, scores, all_keys);
+            }
+            k_packed.product(q, &mut scores[before..], all_keys);
+            softmax_rows(scores, mask.map(|mask| &mask[first * all_keys..]), all_keys, scale);
             let place = (b * queries + first) * width + h * head_dim;
-            // SAFETY: a head's columns of a row of the batch are written by this task alone; `out` lives until all tasks are done.
-            unsafe { packed_v.product_at(Matrix::new(scores, rows, keys), parts.at(place), width) };
+            let weights = |first: usize, cols| Matrix { data: &scores[first..], rows, cols, row_stride: all_keys, col_stride: 1 };
+            // SAFETY: a head's columns of a row of the batch are written by this task alone; `out` lives until all tasks are done, and has
+            // values where the second product is added.
+            unsafe {
+                if before > 0 {
+                    v_past.product_at(weights(0, before), parts.at(place), width, false);
+                }
+                v_packed.product_at(weights(before, keys), parts.at(place), width, before > 0);
+            }
         }
     };
     let tasks = 0..batch * heads;
-    if batch * queries * keys * width <= SERIAL {
+    if batch * queries * all_keys * width <= SERIAL {
         let mut memory = Default::default();
         tasks.for_each(|index| work(&mut memory, index));
     } else {
         tasks.into_par_iter().for_each_init(Default::default, work);
     }
+    // SAFETY: there is room for that many, and the products have written every head's columns of every row.
+    unsafe { out.set_len(batch * queries * width) };
     out
 }
 
@@ -356,10 +400,21 @@ mod tests {
                         x.chunks_exact(keys * width).flat_map(|x| x.iter().copied().chain(vec![f32::NAN; room * width])).collect()
                     };
                     let shape = Shape { key_room: keys + room, ..shape };
-                    let found = infer(&q, &roomy(&k), &roomy(&v), Some(mask), shape, Precision::F32);
-                    for (found, expected) in found.iter().zip(&expected) {
-                        assert!((found - expected).abs() < 1e-5, "{level:?} {shape:?}: {found} and {expected}");
-                    }
+                    let near = |found: Vec<f32>, what: &str| {
+                        for (found, expected) in found.iter().zip(&expected) {
+                            assert!((found - expected).abs() < 1e-5, "{level:?} {what} {shape:?}: {found} and {expected}");
+                        }
+                    };
+                    near(infer(&q, &roomy(&k), &roomy(&v), None, Some(mask), shape, Precision::F32), "at once");
+                    // The same keys in two parts, of which the first is held with room behind it.
+                    let before = keys / 3;
+                    let cut = |x: &[f32], from: usize, to: usize| -> Vec<f32> {
+                        x.chunks_exact(keys * width).flat_map(|x| x[from * width..to * width].to_vec()).collect()
+                    };
+                    let past = Past { k: &k, v: &v, keys: before, room: keys, rows: batch };
+                    let rest = Shape { keys: keys - before, key_room: keys - before, ..shape };
+                    let [k_rest, v_rest] = [&k, &v].map(|x| cut(x, before, keys));
+                    near(infer(&q, &k_rest, &v_rest, Some(past), Some(mask), rest, Precision::F32), "after a past");
                 }
             }
         });

@@ -12,24 +12,33 @@ pub enum Level {
     Avx2,
     /// AVX-512 F, BW, VL, VNNI and BF16.
     Avx512,
+    /// AMX tiles for bf16 and 8 bits.
+    Amx,
+}
+
+impl Level {
+    /// All levels, also those that this CPU lacks.
+    pub const ALL: [Self; 4] = [Self::Portable, Self::Avx2, Self::Avx512, Self::Amx];
 }
 
 static FORCED: AtomicU8 = AtomicU8::new(u8::MAX);
 
-/// The level in use: the best the CPU has, or less where `UNIF2ACE_CPU` (`portable`, `avx2`, `avx512`) or [`force_level`] says so.
+/// The level in use: the best the CPU has, or less where `UNIF2ACE_CPU` (`portable`, `avx2`, `avx512`, `amx`) or [`force_level`] says so.
 pub fn level() -> Level {
     static DETECTED: OnceLock<Level> = OnceLock::new();
     let detected = *DETECTED.get_or_init(|| {
         let wanted = match std::env::var("UNIF2ACE_CPU").as_deref() {
             Ok("portable") => Level::Portable,
             Ok("avx2") => Level::Avx2,
-            _ => Level::Avx512,
+            Ok("avx512") => Level::Avx512,
+            _ => Level::Amx,
         };
         wanted.min(available())
     });
     match FORCED.load(Ordering::Relaxed) {
         0 => Level::Portable,
         1 => Level::Avx2.min(detected),
+        2 => Level::Avx512.min(detected),
         _ => detected,
     }
 }
@@ -39,7 +48,8 @@ pub fn force_level(level: Option<Level>) {
     let code = match level {
         Some(Level::Portable) => 0,
         Some(Level::Avx2) => 1,
-        Some(Level::Avx512) | None => u8::MAX,
+        Some(Level::Avx512) => 2,
+        Some(Level::Amx) | None => u8::MAX,
     };
     FORCED.store(code, Ordering::Relaxed);
 }
@@ -53,7 +63,7 @@ fn available() -> Level {
             && is_x86_feature_detected!("avx512vnni")
             && is_x86_feature_detected!("avx512bf16")
         {
-            return Level::Avx512;
+            return if amx() { Level::Amx } else { Level::Avx512 };
         }
         if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
             return Level::Avx2;
@@ -62,12 +72,46 @@ fn available() -> Level {
     Level::Portable
 }
 
+/// Whether the CPU has tiles for bf16 and 8 bits and the system lets this process use them, which is asked for here: the state of tiles is
+/// so large that Linux keeps it only for processes that want it.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+fn amx() -> bool {
+    const ARCH_PRCTL: usize = 158;
+    const ARCH_REQ_XCOMP_PERM: usize = 0x1023;
+    const XFEATURE_XTILEDATA: usize = 18;
+    // Leaf 7: AMX-BF16, AMX-TILE, AMX-INT8.
+    const BITS: u32 = 1 << 22 | 1 << 24 | 1 << 25;
+    if std::arch::x86_64::__cpuid_count(7, 0).edx & BITS != BITS {
+        return false;
+    }
+    let result: isize;
+    // SAFETY: the system call takes two numbers and touches no memory of ours; it clobbers rcx and r11, as all do. Permission once given
+    // holds for all threads; systems that don't know the call return an error.
+    unsafe {
+        std::arch::asm!(
+            "syscall",
+            inlateout("rax") ARCH_PRCTL => result,
+            in("rdi") ARCH_REQ_XCOMP_PERM,
+            in("rsi") XFEATURE_XTILEDATA,
+            lateout("rcx") _,
+            lateout("r11") _,
+            options(nostack)
+        );
+    }
+    result == 0
+}
+
+#[cfg(all(target_arch = "x86_64", not(target_os = "linux")))]
+fn amx() -> bool {
+    false
+}
+
 /// Runs a test at every level, which is process-wide, apart from other such tests.
 #[cfg(test)]
 pub(crate) fn at_every_level(test: impl Fn(Level)) {
     static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
     let _alone = ALONE.lock();
-    for level in [Level::Portable, Level::Avx2, Level::Avx512] {
+    for level in Level::ALL {
         force_level(Some(level));
         test(level);
     }

@@ -21,7 +21,7 @@ macro_rules! multiversion {
             match $crate::cpu::level() {
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: `level` found these instructions on this CPU.
-                $crate::cpu::Level::Avx512 => unsafe { avx512($($arg),*) },
+                $crate::cpu::Level::Avx512 | $crate::cpu::Level::Amx => unsafe { avx512($($arg),*) },
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: `level` found these instructions on this CPU.
                 $crate::cpu::Level::Avx2 => unsafe { avx2($($arg),*) },

@@ -33,7 +33,7 @@ proptest! {
         let (left, right) = (Matrix::new(&a, m, k), Matrix::new(&w, n, k).t());
         let expected = expected(&a, &w, &bias, [m, n, k]);
         let root = (k as f64).sqrt();
-        for level in [Level::Portable, Level::Avx2, Level::Avx512] {
+        for level in Level::ALL {
             force_level(Some(level));
             // f32 loses a few last bits of sums that grow with the depth; rounding a factor to bfloat16 costs up to 2^-8 of a product, to 8 bits up to 1/254 of the largest; errors of many add up like
             // a random walk.

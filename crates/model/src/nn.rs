@@ -2,7 +2,9 @@
 
 use burn::module::{Initializer, Module, Param};
 use burn::tensor::{Device, Int, Tensor};
-use unif2ace_ops::{Activation, PackedLinear, PackedTable, Precision, layer_norm, linear, linear_in, packed_linear};
+use unif2ace_ops::{
+    Activation, PackedLinear, PackedTable, Precision, has_passes, layer_norm, linear, linear_in, packed_linear, packed_linears,
+};
 
 use crate::packing::{PackSource, WeightRows};
 
@@ -78,6 +80,19 @@ impl Linear {
     /// Applies the layer.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         self.forward_act(x, Activation::None)
+    }
+
+    /// What each of several packed layers, with an activation behind it, gives for the same x; `None` if one of them isn't packed, or
+    /// gradients are asked for.
+    pub(crate) fn forward_all<const D: usize, const N: usize>(
+        x: &Tensor<D>,
+        layers: [(&Self, Activation); N],
+    ) -> Option<[Tensor<D>; N]> {
+        let packed: Vec<_> = layers.iter().map_while(|(layer, act)| Some((layer.packed.as_ref()?, *act))).collect();
+        if packed.len() < N || !has_passes(&x.device()) {
+            return None;
+        }
+        packed_linears(x, &packed).try_into().ok()
     }
 
     /// Applies the layer in f32, whatever the precision of the other products. Not for packed layers.

@@ -114,13 +114,16 @@ fn attention_infer(
     let shape = attention_shape(q, k, masked.then_some(mask), heads);
     let mask_values = values(mask);
     let mask = masked.then(|| Mask { values: &mask_values, rows: dims::<3>(mask)[0] });
-    tensor(attention::infer(&values(q), &values(k), &values(v), mask, shape, precision), dims::<3>(q))
+    tensor(attention::infer(&values(q), &values(k), &values(v), None, mask, shape, precision), dims::<3>(q))
 }
 
-fn rotate(x: &FlexTensor, cos: &FlexTensor, sin: &FlexTensor, heads: usize, inverse: bool) -> FlexTensor {
-    let [batch, length, width] = dims(x);
+/// In place where nobody else holds `x`.
+fn rotate(x: FlexTensor, cos: &FlexTensor, sin: &FlexTensor, heads: usize, inverse: bool) -> FlexTensor {
+    let [batch, length, width] = dims(&x);
     let [rows, _, rotated] = dims(cos);
-    let mut out = values(x).into_owned();
+    let data = x.into_data();
+    let mut out = data.try_into_vec::<f32>().unwrap_or_default();
+    debug_assert_eq!(out.len(), batch * length * width, "float tensors of this backend are f32");
     let (cos, sin) = (values(cos), values(sin));
     let tables = Tables { cos: &cos, sin: &sin, rows, dims: rotated };
     attention::rotate(&mut out, tables, [batch, length, heads, width / heads], inverse);
@@ -140,7 +143,7 @@ impl CpuOps for Flex {
     }
 
     fn f2_rotate(x: FlexTensor, cos: FlexTensor, sin: FlexTensor, heads: usize) -> FlexTensor {
-        rotate(&x, &cos, &sin, heads, false)
+        rotate(x, &cos, &sin, heads, false)
     }
 
     fn f2_attention(
@@ -234,7 +237,7 @@ impl Backward<Flex, 1> for RotateBackward {
         let (cos, sin, heads) = ops.state;
         let dy = grads.consume::<Flex>(&ops.node);
         if let Some(node) = node {
-            grads.register::<Flex>(node.id, rotate(&dy, &cos, &sin, heads, true));
+            grads.register::<Flex>(node.id, rotate(dy, &cos, &sin, heads, true));
         }
     }
 }
@@ -326,10 +329,10 @@ impl<C: CheckpointStrategy> CpuOps for Autodiff<Flex, C> {
         let (cos, sin) = (cos.into_primitive(), sin.into_primitive());
         match RotateBackward.prepare::<C>([x.node()]).compute_bound().stateful() {
             OpsKind::Tracked(prep) => {
-                let y = rotate(x.primitive(), &cos, &sin, heads, false);
+                let y = rotate(x.into_primitive(), &cos, &sin, heads, false);
                 prep.finish((cos, sin, heads), y)
             }
-            OpsKind::UnTracked(prep) => prep.finish(rotate(x.primitive(), &cos, &sin, heads, false)),
+            OpsKind::UnTracked(prep) => prep.finish(rotate(x.into_primitive(), &cos, &sin, heads, false)),
         }
     }
 

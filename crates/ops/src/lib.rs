@@ -17,9 +17,10 @@ use pictures::PictureOps;
 
 pub use packed::{
     PackedConv, PackedExperts, PackedLinear, PackedTable, pack_conv2d, pack_experts, pack_linear, packed_conv2d, packed_linear,
-    packed_moe_mlp,
+    packed_linears, packed_moe_mlp,
 };
-pub use passes::{has_passes, mean_of_part, mix_part, sum_of};
+pub use passes::{attention_after, has_passes, mean_of_part, mix_part, sum_of};
+pub use taps::{PartialGradients, TapListener, WatchedGradient, listen_to_taps, tap, watch_gradient};
 pub use unif2ace_kernels::cpu::{Level as CpuLevel, level as cpu_level};
 pub use unif2ace_kernels::gemm::{Element, Matrix, PackedMatrix, Part, WeightFormat};
 pub use unif2ace_kernels::map::MappedFile;
@@ -34,6 +35,7 @@ mod packed;
 mod passes;
 mod pictures;
 pub mod portable;
+mod taps;
 
 /// Whether the device is burn's CPU backend, on which the kernels run.
 pub fn on_cpu(device: &Device) -> bool {

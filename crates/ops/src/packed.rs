@@ -72,6 +72,21 @@ pub fn packed_linear<const D: usize>(x: Tensor<D>, layer: &PackedLinear, act: Ac
     Tensor::<2>::from_dispatch(Dispatch::f2_packed_linear(x, layer.clone(), act.into())).reshape(dims)
 }
 
+/// [`packed_linear`] of the same x through several layers: what they share is done once. Where [`crate::has_passes`].
+pub fn packed_linears<const D: usize>(x: &Tensor<D>, layers: &[(&PackedLinear, Activation)]) -> Vec<Tensor<D>> {
+    let dims = x.dims();
+    let rows = dims[..D - 1].iter().product::<usize>();
+    let x = x.clone().reshape([rows, dims[D - 1]]).into_dispatch();
+    let (layers, acts): (Vec<_>, _) = layers.iter().map(|(layer, act)| (layer.0.clone(), KernelActivation::from(*act))).unzip();
+    let back = |y| {
+        let y = Tensor::<2>::from_dispatch(y);
+        let mut dims = dims;
+        dims[D - 1] = y.dims()[1];
+        y.reshape(dims)
+    };
+    Dispatch::f2_packed_linears(x, layers, acts).into_iter().map(back).collect()
+}
+
 /// A frozen convolution; clones share the weights. CPU only.
 #[derive(Debug, Clone)]
 pub struct PackedConv(Arc<ConvLayer>);
@@ -176,6 +191,22 @@ pub trait PackedOps: Backend {
         bank: Arc<Bank>,
         act: KernelActivation,
     ) -> FloatTensor<Self>;
+}
+
+/// What only inference asks for.
+#[backend_extension(Flex)]
+pub trait PackedPassOps: Backend {
+    /// See [`packed_linears`]; x is `[R, in]`.
+    fn f2_packed_linears(x: FloatTensor<Self>, layers: Vec<Arc<Layer>>, acts: Vec<KernelActivation>) -> Vec<FloatTensor<Self>>;
+}
+
+impl PackedPassOps for Flex {
+    fn f2_packed_linears(x: FlexTensor, layers: Vec<Arc<Layer>>, acts: Vec<KernelActivation>) -> Vec<FlexTensor> {
+        let [rows, width] = dims(&x);
+        let parts: Vec<_> = layers.iter().zip(acts).map(|(layer, act)| (&layer.weight, layer.bias.as_deref(), act)).collect();
+        let outputs = PackedMatrix::forward_all(Matrix::new(&values(&x), rows, width), &parts);
+        outputs.into_iter().zip(&layers).map(|(y, layer)| tensor(y, [rows, layer.weight.cols()])).collect()
+    }
 }
 
 fn experts_forward(

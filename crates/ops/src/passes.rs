@@ -4,11 +4,14 @@ use burn::backend::flex::FlexTensor;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, DispatchDevice, Flex, backend_extension};
 use burn::tensor::{Device, Tensor};
+use unif2ace_kernels::attention::{self, Mask, Past};
+use unif2ace_kernels::gemm::Precision;
 use unif2ace_kernels::rows::{self, Feature};
 
 use crate::cpu::{dims, tensor, values};
+use crate::kernel_precision;
 
-/// Whether [`sum_of`], [`mean_of_part`] and [`mix_part`] work on the device: burn's CPU backend without gradients.
+/// Whether [`sum_of`], [`mean_of_part`], [`mix_part`] and [`attention_after`] work on the device: burn's CPU backend without gradients.
 pub fn has_passes(device: &Device) -> bool {
     matches!(device.clone().as_dispatch(), DispatchDevice::Flex(_))
 }
@@ -36,6 +39,18 @@ pub trait PassOps: Backend {
         count: usize,
         start: usize,
         num: usize,
+    ) -> FloatTensor<Self>;
+    /// See [`attention_after`]: `q`, `k`, `v` and the keys and values before them.
+    fn f2_attention_after(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        past_k: FloatTensor<Self>,
+        past_v: FloatTensor<Self>,
+        held: usize,
+        mask: FloatTensor<Self>,
+        heads: usize,
+        precision: Precision,
     ) -> FloatTensor<Self>;
 }
 
@@ -66,6 +81,28 @@ impl PassOps for Flex {
         let features = [Feature { values: &first, weights: v }, Feature { values: &second, weights: w }];
         let mixed = rows::mix(&values(&x), &values(&n), keep, &features[..count], length, width, start..start + num);
         tensor(mixed, dims::<3>(&x))
+    }
+
+    fn f2_attention_after(
+        q: FlexTensor,
+        k: FlexTensor,
+        v: FlexTensor,
+        past_k: FlexTensor,
+        past_v: FlexTensor,
+        held: usize,
+        mask: FlexTensor,
+        heads: usize,
+        precision: Precision,
+    ) -> FlexTensor {
+        let [batch, queries, width] = dims(&q);
+        let keys = dims::<3>(&k)[1];
+        let [rows, room, _] = dims(&past_k);
+        let shape = attention::Shape { batch, queries, keys, key_room: keys, heads, head_dim: width / heads };
+        let (past_k, past_v, mask_values) = (values(&past_k), values(&past_v), values(&mask));
+        let past = Past { k: &past_k, v: &past_v, keys: held, room, rows };
+        let mask = Mask { values: &mask_values, rows: dims::<3>(&mask)[0] };
+        let mixed = attention::infer(&values(&q), &values(&k), &values(&v), Some(past), Some(mask), shape, precision);
+        tensor(mixed, [batch, queries, width])
     }
 }
 
@@ -98,4 +135,17 @@ pub fn mix_part(
     let ((first, v), (second, w)) = (next(), next());
     let [x, n, first, second] = [x_BLD, n_BLD, first, second].map(Tensor::into_dispatch);
     Tensor::from_dispatch(Dispatch::f2_mix_part(x, n, [keep_B, v, w], first, second, count, start, num))
+}
+
+/// Softmax attention of H heads as [`crate::attention`] without norm and rotation, over the first `held` positions of `past` (keys and values,
+/// `[1 or B, room, D]`) and the new ones behind them, which are not copied together. The mask is `[1 or B, L, held + S]`.
+pub fn attention_after(
+    [q_BLD, k_BSD, v_BSD]: [Tensor<3>; 3],
+    [past_k, past_v]: [Tensor<3>; 2],
+    held: usize,
+    mask_BLS: Tensor<3>,
+    num_heads: usize,
+) -> Tensor<3> {
+    let [q, k, v, past_k, past_v, mask] = [q_BLD, k_BSD, v_BSD, past_k, past_v, mask_BLS].map(Tensor::into_dispatch);
+    Tensor::from_dispatch(Dispatch::f2_attention_after(q, k, v, past_k, past_v, held, mask, num_heads, kernel_precision()))
 }

@@ -28,7 +28,7 @@ const PRECISIONS: [(Precision, f32); 2] = [(Precision::F32, 1e-4), (Precision::B
 fn at_every_level(check: impl Fn()) {
     let _alone = ALONE.lock();
     let _restore = Restore;
-    for level in [Level::Portable, Level::Avx2, Level::Avx512] {
+    for level in Level::ALL {
         force_level(Some(level));
         check();
     }

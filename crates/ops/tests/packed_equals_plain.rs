@@ -21,7 +21,7 @@ fn assert_near(found: &[f32], expected: &[f32], tolerance: f32, what: &str) {
 fn values_and_the_gradient_of_x() {
     let device = Device::flex().autodiff();
     let random = |shape: [usize; 2]| Tensor::<2>::random(shape, Distribution::Normal(0.0, 1.0), &device);
-    for level in [Level::Portable, Level::Avx2, Level::Avx512] {
+    for level in Level::ALL {
         force_level(Some(level));
         for (rows, num_in, num_out, act, biased) in
             [(1, 33, 70, Activation::GeluNew, true), (6, 5, 3, Activation::Silu, false), (40, 600, 97, Activation::None, true)]

@@ -28,11 +28,15 @@ pub enum PipelineError {
     /// The caller asked to stop.
     #[error("stopped before the picture was finished; nothing was written")]
     Stopped,
-    /// The device that was asked for isn't there.
-    #[error("device {found}: not in this build\nhint: this build computes on the CPU only: use --device cpu or auto")]
+    /// The device that was asked for isn't there, or can't do what was asked for.
+    #[error("device {found}: {reason}\nhint: {hint}")]
     Device {
         /// Its name.
         found: String,
+        /// What is missing.
+        reason: String,
+        /// What to do.
+        hint: &'static str,
     },
     /// Pictures.
     #[error(transparent)]

@@ -14,6 +14,7 @@
 
 mod answer;
 mod denoise;
+mod device;
 mod error;
 mod extend;
 mod generate;
@@ -25,12 +26,13 @@ mod score;
 
 pub use answer::{AnswerOptions, CAPTION_REQUEST, PictureContext};
 pub use denoise::{Denoiser, GridRequest};
+pub use device::{DeviceName, open as open_device};
 pub use error::{PipelineError, Result};
 pub use extend::ExtendOptions;
 pub use generate::{EditOptions, GenerateOptions, Progress};
 pub use inspect::{ExpertUse, Summary, draw_expert_use, summary, tensors};
 pub use parts::Parts;
-pub use pretrained::{DeviceName, Pipeline, PipelineOptions};
+pub use pretrained::{Pipeline, PipelineOptions};
 pub use recommended::GenerationConfig;
 pub use score::{Score, ScoreOptions};
 pub use unif2ace_ops::WeightFormat;

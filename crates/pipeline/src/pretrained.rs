@@ -1,7 +1,6 @@
 //! A model folder in memory.
 
 use std::path::Path;
-use std::str::FromStr;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use unif2ace_data::TextTokenizer;
@@ -11,45 +10,25 @@ use unif2ace_model::encoders::{Clip, FaceNet, clip_pixels};
 use unif2ace_model::moe::{ExpertFeatures, Task};
 use unif2ace_model::transformer::Unif2ace;
 use unif2ace_model::vq::Vq;
-use unif2ace_ops::{Precision, WeightFormat, set_precision};
+use unif2ace_ops::{Precision, WeightFormat, on_cpu, set_precision};
 use unif2ace_weights::{
-    PACKED_FILE, SafetensorsDir, SafetensorsFile, TensorInfo, format_name, load_packed, load_packing, packed_format,
+    NameMap, PACKED_FILE, SafetensorsDir, SafetensorsFile, TensorInfo, format_name, load_into, load_packed, load_packing,
+    packed_format,
 };
 
 use crate::denoise::Denoiser;
+use crate::device::{self, DeviceName};
 use crate::error::{PipelineError, Result};
 use crate::parts::Parts;
-
-/// Where to compute.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum DeviceName {
-    /// The best of this build; the CPU when it has no GPU backend.
-    #[default]
-    Auto,
-    /// The CPU kernels.
-    Cpu,
-}
-
-impl FromStr for DeviceName {
-    type Err = PipelineError;
-
-    fn from_str(name: &str) -> Result<Self> {
-        match name {
-            "auto" => Ok(Self::Auto),
-            "cpu" => Ok(Self::Cpu),
-            other => Err(PipelineError::Device { found: other.to_owned() }),
-        }
-    }
-}
 
 /// How to load a model.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct PipelineOptions {
-    /// Where to compute. This build computes on the CPU only, so both names mean the same.
+    /// Where to compute.
     pub device: DeviceName,
     /// How the transformer's weights are kept, packed once; `None` takes what the folder was packed for, f32 where it wasn't. With anything
     /// but f32 the other parts and attention round the factors of their matrix products to bfloat16 (faster on CPUs with its instructions);
-    /// this holds for the whole process: the model that was loaded last decides.
+    /// this holds for the whole process: the model that was loaded last decides. GPUs compute in f32.
     pub weights: Option<WeightFormat>,
 }
 
@@ -84,14 +63,26 @@ impl Pipeline {
         if !folder.is_dir() {
             return Err(fail("there is no such folder".into()));
         }
-        let device = Device::flex();
+        let device = device::open(options.device)?;
         if !folder.join("config.json").is_file() {
             return Err(fail("it has no config.json".into()));
         }
         let config = unif2ace_weights::read_model_config(folder).map_err(|error| fail(error.to_string()))?;
         let unified_config: ModelConfig =
             serde_json::from_value(config.clone().into()).map_err(|error| fail(format!("config.json: {error}")))?;
-        let (unified, weights) = load_unified(&unified_config, folder, options.weights, &device).map_err(fail)?;
+        let cpu = on_cpu(&device);
+        if !cpu && (options.weights.is_some_and(|weights| weights != WeightFormat::F32) || folder.join(PACKED_FILE).is_file()) {
+            return Err(PipelineError::Device {
+                found: options.device.to_string(),
+                reason: "expected plain f32 weights, found packed ones or another --dtype".into(),
+                hint: "packed weights and bf16 and int8 are for the CPU: use --device cpu, or a model that isn't packed with --dtype f32",
+            });
+        }
+        let (unified, weights) = match cpu {
+            true => load_unified(&unified_config, folder, options.weights, &device),
+            false => load_plain(&unified_config, folder, &device).map(|unified| (unified, WeightFormat::F32)),
+        }
+        .map_err(fail)?;
         set_precision(match weights {
             WeightFormat::F32 => Precision::F32,
             WeightFormat::Bf16 | WeightFormat::Int8 => Precision::Bf16,
@@ -101,7 +92,8 @@ impl Pipeline {
         let tokenizer = TextTokenizer::from_file(folder.join("tokenizer.json")).map_err(|error| fail(error.to_string()))?;
         let name = folder.file_name().map_or_else(|| "unif2ace".to_owned(), |name| name.to_string_lossy().into_owned());
         let Parts { vq, clip, face } = parts;
-        Ok(Self { unified, vq: vq.pack(), face, clip, tokenizer, device, name })
+        let vq = if cpu { vq.pack() } else { vq };
+        Ok(Self { unified, vq, face, clip, tokenizer, device, name })
     }
 
     /// Sizes of the transformer.
@@ -217,6 +209,15 @@ fn load_unified(
     plausible(config, source.names().filter_map(|name| source.info(name)), "model.safetensors")?;
     let format = wanted.unwrap_or(WeightFormat::F32);
     Ok((load_packing(new()?, &source, format).map_err(|error| text(&error))?, format))
+}
+
+/// The transformer with its weights as tensors of the device.
+fn load_plain(config: &ModelConfig, folder: &Path, device: &Device) -> std::result::Result<Unif2ace, String> {
+    config.check().map_err(|error| format!("config.json: {error}"))?;
+    let source = SafetensorsDir::open(folder.join("model.safetensors")).map_err(|error| error.to_string())?;
+    plausible(config, source.names().filter_map(|name| source.info(name)), "model.safetensors")?;
+    let new = Unif2ace::new(config, device).map_err(|error| error.to_string())?;
+    load_into(new, &source, &NameMap::identity()).map_err(|error| error.to_string())
 }
 
 /// Refuses a config that asks for far more memory than its weights have, before that memory is taken.

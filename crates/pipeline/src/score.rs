@@ -67,13 +67,21 @@ impl Pipeline {
     /// When the text is longer than the context.
     pub fn score(&self, image: &RgbImage, text: &str, options: &ScoreOptions) -> Result<Score> {
         options.check(text)?;
-        let codes = self.encode(self.pixels(image)?)?;
+        self.score_codes(&self.encode(self.pixels(image)?)?, text, options)
+    }
+
+    /// As [`Pipeline::score`], of a picture's codes.
+    ///
+    /// # Errors
+    /// When the text is longer than the context, or the codes are not those of one picture.
+    pub fn score_codes(&self, codes: &[u32], text: &str, options: &ScoreOptions) -> Result<Score> {
+        options.check(text)?;
         let num_codes = self.config().codebook_size;
         let points = bound_points(codes.len(), options.num_points, Key::new(options.seed, 0))?;
         let denoiser = self.denoiser(&[text], 0.0)?;
         let mut sums = Vec::with_capacity(points.len());
         for point in &points {
-            let grid = point.mask(&codes);
+            let grid = point.mask(codes);
             let masked_fraction = point.masked.len() as f32 / codes.len() as f32;
             let logits = denoiser.logits(&[GridRequest { grid: &grid, wanted: &point.masked, masked_fraction }])?.swap_remove(0);
             let rows = logits.chunks_exact(num_codes).zip(&point.masked);

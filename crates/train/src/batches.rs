@@ -26,6 +26,8 @@ pub struct ImageStore {
     pub pixels: Vec<u8>,
     /// Pixels a side.
     pub side: usize,
+    /// Names of the pictures' samples.
+    pub keys: Vec<String>,
 }
 
 /// How one picture of a batch is changed.
@@ -62,6 +64,11 @@ impl ImageStore {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.pixels.is_empty()
+    }
+
+    /// Names of the samples `indices`.
+    pub fn names(&self, indices: &[usize]) -> Vec<String> {
+        indices.iter().map(|&index| self.keys[index].clone()).collect()
     }
 
     /// Pictures `indices` as `[B, side, side, 3]` in [-1, 1].
@@ -107,7 +114,7 @@ mod tests {
 
     #[test]
     fn pixels_are_scaled_flipped_and_shifted() {
-        let store = ImageStore { pixels: vec![0, 0, 0, 255, 255, 255, 0, 0, 0, 255, 255, 255], side: 2 };
+        let store = ImageStore { pixels: vec![0, 0, 0, 255, 255, 255, 0, 0, 0, 255, 255, 255], side: 2, keys: vec!["a".into()] };
         let device = Device::flex();
         let plain = store.batch(&[0], |_| Augment::default(), &device).into_data().try_into_vec::<f32>().unwrap();
         assert_eq!(&plain[..6], &[-1.0, -1.0, -1.0, 1.0, 1.0, 1.0]);

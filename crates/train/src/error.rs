@@ -25,9 +25,20 @@ pub enum TrainError {
         /// What to do.
         hint: &'static str,
     },
+    /// `best_metric` names nothing that is measured.
+    #[error(
+        "best_metric: no evaluation measures `{metric}`, they measure: {known}\nhint: set `best_metric` to one of these and continue with --resume"
+    )]
+    BestMetric {
+        /// The name given.
+        metric: String,
+        /// The names there are.
+        known: String,
+    },
     /// The loss or its gradient is no longer a number.
     #[error(
-        "step {step}: the {what} is {value}; the last checkpoint is untouched\nhint: lower `learning_rate` or set `max_grad_norm`, then continue with --resume"
+        "step {step}: the {what} is {value}; the last checkpoint is untouched, and the names of the step's samples are in {}\nhint: look at these samples, lower `learning_rate`, set `max_grad_norm`, or let `skip_nonfinite` leave out a few such steps; then continue with --resume",
+        report.display()
     )]
     NotFinite {
         /// The number that isn't finite.
@@ -35,7 +46,9 @@ pub enum TrainError {
         /// The step that gave it.
         step: u64,
         /// NaN or an infinity.
-        value: f32,
+        value: f64,
+        /// The file with the step's samples.
+        report: PathBuf,
     },
     /// A tensor operation gave data of an unexpected kind.
     #[error("{operation}: {reason}")]
@@ -48,6 +61,20 @@ pub enum TrainError {
     /// The run's text tokenizer, image or attribute data can't be used.
     #[error("{0}")]
     Data(String),
+    /// A file of weights.
+    #[error(transparent)]
+    Weights(#[from] unif2ace_weights::WeightsError),
+    /// The ranks of a job don't fit each other or the recipe.
+    #[error("rank mismatch: {reason}\nhint: {hint}")]
+    Ranks {
+        /// What doesn't fit.
+        reason: String,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// The exchange with other ranks.
+    #[error(transparent)]
+    Comm(#[from] unif2ace_comm::CommError),
     /// The disk.
     #[error(transparent)]
     Io(#[from] unif2ace_io::IoError),

@@ -1,4 +1,4 @@
-//! What the frozen parts say about every picture, computed once: image codes, CLIP patch features, face attributes.
+//! What the frozen parts say about pictures: image codes, CLIP patch features, face attributes.
 
 use std::path::Path;
 
@@ -10,10 +10,7 @@ use unif2ace_pipeline::Parts;
 
 use crate::batches::{Augment, ImageStore};
 use crate::error::Result;
-use crate::interrupt;
 use crate::tasks::data;
-
-const BATCH: usize = 32;
 
 /// One row of each per picture.
 #[derive(Default)]
@@ -33,42 +30,65 @@ pub struct Features {
 }
 
 impl Features {
-    /// Computes the features of all pictures; `progress(done, of)` is called now and then. `None` when Ctrl-C was pressed.
+    /// Runs the parts over some pictures, all at once.
     ///
     /// # Errors
     /// When the pictures don't fit the networks.
-    pub fn compute(
-        parts: &Parts,
-        images: &ImageStore,
-        device: &Device,
-        progress: &mut dyn FnMut(usize, usize),
-    ) -> Result<Option<Self>> {
+    pub fn of(parts: &Parts, images: &ImageStore, device: &Device) -> Result<Self> {
         let mut features = Self::default();
-        let count = images.len();
-        for start in (0..count).step_by(BATCH) {
-            if interrupt::asked() {
-                return Ok(None);
-            }
-            let indices: Vec<usize> = (start..count.min(start + BATCH)).collect();
-            let pixels_BHWC = images.batch(&indices, |_| Augment::default(), device);
-            let codes = parts.vq.encode(pixels_BHWC.clone()).map_err(data)?;
-            features.num_codes = codes.len() / indices.len();
-            features.codes.extend(codes);
-            let normalised_BHWC = clip_pixels(pixels_BHWC);
-            if let Some(clip) = &parts.clip {
-                let patches_BPC = clip.vision_model.forward(normalised_BHWC.clone()).map_err(data)?.features_BPD;
-                let [_, positions, width] = patches_BPC.dims();
-                features.clip_shape = [positions, width];
-                features.clip.extend(patches_BPC.into_data().iter::<f32>().map(bf16::from_f32));
-            }
-            if let Some(face) = &parts.face {
-                let attributes_BF = face.attributes(normalised_BHWC).map_err(data)?;
-                features.face_dim = attributes_BF.dims()[1];
-                features.face.extend(attributes_BF.into_data().iter::<f32>());
-            }
-            progress(start + indices.len(), count);
+        let indices: Vec<usize> = (0..images.len()).collect();
+        let pixels_BHWC = images.batch(&indices, |_| Augment::default(), device);
+        features.codes = parts.vq.encode(pixels_BHWC.clone()).map_err(data)?;
+        features.num_codes = features.codes.len() / indices.len().max(1);
+        let normalised_BHWC = clip_pixels(pixels_BHWC);
+        if let Some(clip) = &parts.clip {
+            let patches_BPC = clip.vision_model.forward(normalised_BHWC.clone()).map_err(data)?.features_BPD;
+            let [_, positions, width] = patches_BPC.dims();
+            features.clip_shape = [positions, width];
+            features.clip = patches_BPC.into_data().iter::<f32>().map(bf16::from_f32).collect();
         }
-        Ok(Some(features))
+        if let Some(face) = &parts.face {
+            let attributes_BF = face.attributes(normalised_BHWC).map_err(data)?;
+            features.face_dim = attributes_BF.dims()[1];
+            features.face = attributes_BF.into_data().iter::<f32>().collect();
+        }
+        Ok(features)
+    }
+
+    /// One picture's row as bytes: `N, P, C, F` as u32, codes as u32, CLIP as bfloat16, face as f32; little-endian.
+    pub fn entry(&self, index: usize) -> Vec<u8> {
+        let [positions, width] = self.clip_shape;
+        let clip_size = positions * width;
+        let sizes = [self.num_codes, positions, width, self.face_dim].map(|size| size as u32);
+        let mut entry: Vec<u8> = sizes.iter().chain(self.codes_of(index)).flat_map(|word| word.to_le_bytes()).collect();
+        entry.extend(self.clip[index * clip_size..][..clip_size].iter().flat_map(|value| value.to_le_bytes()));
+        entry.extend(self.face[index * self.face_dim..][..self.face_dim].iter().flat_map(|value| value.to_le_bytes()));
+        entry
+    }
+
+    /// Appends a row that [`Self::entry`] gave.
+    ///
+    /// # Errors
+    /// When it isn't of the sizes of the rows before it.
+    pub fn push(&mut self, entry: &[u8]) -> Result<()> {
+        let words: Vec<u32> =
+            entry.chunks_exact(4).map(|word| u32::from_le_bytes([word[0], word[1], word[2], word[3]])).collect();
+        let size = |place: usize| words.get(place).map_or(0, |&word| word as usize);
+        let (num_codes, clip_shape, face_dim) = (size(0), [size(1), size(2)], size(3));
+        let clip_start = 4 * (4 + num_codes);
+        let face_start = clip_start + 2 * clip_shape[0] * clip_shape[1];
+        let first = self.num_codes == 0;
+        let same = (self.num_codes, self.clip_shape, self.face_dim) == (num_codes, clip_shape, face_dim);
+        if entry.len() != face_start + 4 * face_dim || !(first || same) {
+            let hint = "remove the cache's folder, and it is made anew";
+            return Err(data(format!("a cached picture has features of other sizes than the others\nhint: {hint}")));
+        }
+        (self.num_codes, self.clip_shape, self.face_dim) = (num_codes, clip_shape, face_dim);
+        self.codes.extend(&words[4..4 + num_codes]);
+        self.clip.extend(entry[clip_start..face_start].chunks_exact(2).map(|pair| bf16::from_le_bytes([pair[0], pair[1]])));
+        let face = entry[face_start..].chunks_exact(4);
+        self.face.extend(face.map(|word| f32::from_le_bytes([word[0], word[1], word[2], word[3]])));
+        Ok(())
     }
 
     /// Codes of one picture.

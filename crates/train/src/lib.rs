@@ -6,18 +6,27 @@
 
 pub mod batches;
 pub mod checkpoint;
+mod data_config;
+pub mod encoder;
 pub mod error;
 pub mod export;
 pub mod features;
+pub mod feed;
 pub mod interrupt;
+mod nonfinite;
 pub mod optim;
+pub mod parallel;
 pub mod params;
 pub mod recipe;
+mod resume;
 mod run;
 pub mod tasks;
 pub mod trainer;
+mod window;
 
 pub use error::{Result, TrainError};
 pub use recipe::Recipe;
 pub use run::run;
 pub use trainer::{Outcome, Session};
+pub use unif2ace_comm::connect;
+pub use window::Window;

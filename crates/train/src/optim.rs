@@ -9,7 +9,6 @@ use burn::optim::GradientsParams;
 use burn::tensor::{Gradients, Tensor};
 use unif2ace_ops::{AdamWParams, adamw_step, moving_average, sum_of_squares};
 
-use crate::error::{Result, TrainError};
 use crate::params::{HostTensor, HostTensors, map_parameters, tensor_values};
 use crate::recipe::OptimizerConfig;
 
@@ -56,26 +55,33 @@ pub fn collect_gradients<M: Module>(module: &M, gradients: Gradients) -> HostGra
     let gradients = GradientsParams::from_grads(gradients, module);
     let mut collect = Collect { path: Vec::new(), gradients, out: BTreeMap::new() };
     module.visit(&mut collect);
-    let norm = collect.out.values().map(|values| sum_of_squares(values)).sum::<f64>().sqrt();
-    HostGradients { tensors: collect.out, norm }
+    HostGradients::new(collect.out)
+}
+
+impl HostGradients {
+    /// From values by path.
+    pub(crate) fn new(tensors: BTreeMap<String, Vec<f32>>) -> Self {
+        let norm = tensors.values().map(|values| sum_of_squares(values)).sum::<f64>().sqrt();
+        Self { tensors, norm }
+    }
+
+    /// The values by path.
+    pub(crate) fn into_tensors(self) -> BTreeMap<String, Vec<f32>> {
+        self.tensors
+    }
 }
 
 impl OptimizerState {
     /// One AdamW update (Loshchilov and Hutter 2019) with bias correction; parameters without a gradient stay as they are.
-    /// Weight decay acts on tensors of two or more axes.
-    ///
-    /// # Errors
-    /// When the gradient norm is not finite; nothing has changed then.
+    /// Weight decay acts on tensors of two or more axes. The gradients must be finite.
     pub fn update<M: Module>(
         &mut self,
         module: M,
         mut gradients: HostGradients,
         config: &OptimizerConfig,
         learning_rate: f64,
-    ) -> Result<M> {
-        if !gradients.norm.is_finite() {
-            return Err(TrainError::NotFinite { what: "gradient norm", step: self.num_updates, value: gradients.norm as f32 });
-        }
+    ) -> M {
+        debug_assert!(gradients.norm.is_finite());
         self.num_updates += 1;
         let scale = if config.max_grad_norm > 0.0 && gradients.norm > config.max_grad_norm {
             (config.max_grad_norm / gradients.norm) as f32
@@ -86,7 +92,7 @@ impl OptimizerState {
         let updates = self.num_updates.min(1 << 30) as i32;
         // A young average follows the weights closely; otherwise it would remember the random start.
         let ema_decay = config.ema_decay.min((1.0 + updates as f64) / (10.0 + updates as f64)) as f32;
-        let module = map_parameters(module, |path, shape, values| {
+        map_parameters(module, |path, shape, values| {
             let Some(mut gradient) = gradients.tensors.remove(path) else { return };
             if scale != 1.0 {
                 gradient.iter_mut().for_each(|g| *g *= scale);
@@ -111,7 +117,6 @@ impl OptimizerState {
                     .or_insert_with(|| HostTensor { shape: shape.to_vec(), values: values.to_vec() });
                 moving_average(&mut ema.values, values, 1.0 - ema_decay);
             }
-        });
-        Ok(module)
+        })
     }
 }

@@ -5,6 +5,18 @@ use burn::tensor::{Tensor, TensorData};
 
 pub use unif2ace_weights::{HostTensor, HostTensors};
 
+/// Draws the first weights of a module now, in the order of its fields. burn draws a parameter when it is first looked at, so otherwise the
+/// weights that a seed gives would depend on what the first batch happens to use.
+pub fn initialize<M: Module>(module: &M) {
+    struct Look;
+    impl ModuleVisitor for Look {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            param.val();
+        }
+    }
+    module.visit(&mut Look);
+}
+
 /// Copies all float parameters of a module to the host.
 pub fn parameters<M: Module>(module: &M) -> HostTensors {
     struct Collect {

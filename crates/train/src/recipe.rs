@@ -8,6 +8,8 @@ use unif2ace_model::config::ModelConfig;
 use unif2ace_model::encoders::{ClipConfig, ClipVisionConfig, Pooling};
 use unif2ace_model::vq::VqConfig;
 
+use crate::checkpoint::{Better, Keep};
+pub use crate::data_config::{DataConfig, MixtureConfig};
 use crate::error::{Result, TrainError};
 
 /// A training run: what is trained is told by which of the model sections is present (exactly one).
@@ -16,7 +18,7 @@ use crate::error::{Result, TrainError};
 pub struct Recipe {
     /// Where the run lives and what it ends with.
     pub run: RunConfig,
-    /// The face set.
+    /// The data.
     pub data: DataConfig,
     /// Optimiser and schedule; absent for the tokenizer.
     pub optimizer: Option<OptimizerConfig>,
@@ -51,9 +53,42 @@ pub struct RunConfig {
     /// Steps between two checkpoints.
     #[serde(default = "default_checkpoint_every")]
     pub checkpoint_every: u64,
+    /// Newest checkpoints that are kept.
+    #[serde(default = "default_keep_last")]
+    pub keep_last: usize,
+    /// Best checkpoints by `best_metric` that are kept beside them; with it, every evaluation is followed by a checkpoint.
+    #[serde(default)]
+    pub keep_best: usize,
+    /// Name of the evaluations' measure that `keep_best` ranks by.
+    pub best_metric: Option<String>,
+    /// Whether a `lower` (the default) or a `higher` measure is better.
+    pub best_is: Option<Better>,
+    /// Steps with a loss or gradient that is not finite which are left out before the run stops at one.
+    #[serde(default)]
+    pub skip_nonfinite: u64,
     /// `f32` or `bf16`: the precision of matrix products on the CPU; weights and sums stay f32.
     #[serde(default)]
     pub precision: PrecisionName,
+}
+
+impl RunConfig {
+    /// Which checkpoints stay.
+    pub fn keep(&self) -> Keep {
+        let better = self.best_is.unwrap_or_default();
+        Keep { last: self.keep_last, best: self.keep_best, metric: self.best_metric.clone(), better }
+    }
+
+    /// Refuses settings of checkpoints that contradict each other or have no effect.
+    fn check_keep(&self) -> std::result::Result<(), String> {
+        let best = self.keep_best > 0;
+        match (&self.best_metric, self.best_is) {
+            _ if self.keep_last == 0 => Err("keep_last must be at least 1".into()),
+            (None, _) if best => Err("keep_best needs best_metric, the name of a measure of the evaluations".into()),
+            (Some(_), _) | (_, Some(_)) if !best => Err("best_metric and best_is have no effect without keep_best".into()),
+            _ if best && self.evaluate_every == 0 => Err("keep_best needs evaluate_every".into()),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Name of a compute precision.
@@ -65,17 +100,6 @@ pub enum PrecisionName {
     F32,
     /// bfloat16 factors, f32 sums.
     Bf16,
-}
-
-/// The face set's folder.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DataConfig {
-    /// Folder with `train/`, `val/` and `test/` of WebDataset shards.
-    pub path: PathBuf,
-    /// Use only the first so many training samples (0: all).
-    #[serde(default)]
-    pub limit: usize,
 }
 
 /// Shape of the learning rate over a run.
@@ -243,6 +267,12 @@ pub struct UnifiedRecipe {
     pub t2i_coeff: f64,
     /// Weight of the understanding loss.
     pub mmu_coeff: f64,
+    /// Rows of text alone a step, where the mixture has sets for `text`.
+    #[serde(default)]
+    pub text_batch_size: usize,
+    /// Weight of the loss on text alone.
+    #[serde(default = "default_text_coeff")]
+    pub text_coeff: f64,
     /// Weights of the balance losses of generation and understanding.
     pub balance_coeffs: [f64; 2],
     /// Part of the captions and questions that are own paraphrases.
@@ -259,11 +289,18 @@ fn default_caption_fraction() -> f64 {
     1.0
 }
 
+/// Show-o's `lm_coeff`.
+fn default_text_coeff() -> f64 {
+    0.1
+}
 fn default_log_every() -> u64 {
     20
 }
 fn default_checkpoint_every() -> u64 {
     500
+}
+fn default_keep_last() -> usize {
+    2
 }
 fn default_betas() -> [f64; 2] {
     [0.9, 0.99]
@@ -306,6 +343,7 @@ impl Recipe {
 
     fn parse(text: &str) -> std::result::Result<Self, String> {
         let recipe: Self = toml::from_str(text).map_err(|error| error.to_string().trim_end().to_string())?;
+        recipe.run.check_keep()?;
         let parts = [
             recipe.tokenizer.is_some(),
             recipe.vq.is_some(),
@@ -317,6 +355,7 @@ impl Recipe {
         if named != 1 {
             return Err(format!("expected exactly one of [tokenizer], [vq], [face], [clip], [unified], found {named}"));
         }
+        recipe.data.check()?;
         match &recipe.optimizer {
             None if recipe.tokenizer.is_none() => {
                 return Err("section [optimizer] is missing".into());
@@ -390,6 +429,21 @@ mod tests {
                 assert!((found - expected).abs() <= 1e-12 * expected.abs(), "{schedule:?} {step}: {found} for {expected}");
             }
         }
+    }
+
+    #[test]
+    fn settings_of_checkpoints_without_effect_are_refused() {
+        let refusal = |lines: &str| {
+            let run = "[run]\noutput='r'\nexport='m'\nseed=1\n";
+            Recipe::parse(&format!("{run}{lines}\n[data]\npath='d'\n[tokenizer]\nvocab_size=10\n")).err().unwrap_or_default()
+        };
+        assert_eq!(refusal("evaluate_every=5\nkeep_best=1\nbest_metric='m'\nbest_is='higher'"), "");
+        assert!(refusal("keep_last=0").contains("at least 1"));
+        assert!(refusal("evaluate_every=5\nkeep_best=1").contains("needs best_metric"));
+        assert!(refusal("best_metric='m'").contains("no effect"));
+        assert!(refusal("best_is='lower'").contains("no effect"));
+        assert!(refusal("keep_best=1\nbest_metric='m'").contains("needs evaluate_every"));
+        assert!(refusal("evaluate_every=5\nkeep_best=1\nbest_metric='m'\nbest_is='bigger'").contains("higher"));
     }
 
     #[test]

@@ -1,31 +1,33 @@
 //! From a recipe to a trained part in a model folder.
 
-use std::path::Path;
-
 use burn::tensor::Device;
-use unif2ace_data::{FaceRecord, Sample, Schema, TextTokenizer, decode_rgb, load_split};
+use unif2ace_data::{Broken, FaceRecord, Sample, SampleFault, Schema, TaskName, TextTokenizer, load_all, square_rgb};
 use unif2ace_model::encoders::{Clip, FaceConfig, FaceHead, FaceNet};
 use unif2ace_model::transformer::{Unif2ace, init_code_rows_from_bits};
 use unif2ace_model::vq::Vq;
-use unif2ace_pipeline::Parts;
 
 use crate::batches::ImageStore;
 use crate::error::{Result, TrainError};
 use crate::export;
-use crate::features::{self, Features};
+use crate::features;
+use crate::feed::{Feed, RankOf};
 use crate::interrupt;
+use crate::parallel;
 use crate::recipe::Recipe;
 use crate::tasks::{self, data};
 use crate::trainer::{self, Outcome, Session};
 
 /// Pictures that evaluations during training look at.
 const NUM_HELD_OUT: usize = 128;
+const NUM_HELD_OUT_FEATURED: usize = 256;
 
 /// Trains what the recipe names and writes it into the recipe's model folder.
 ///
 /// # Errors
 /// Anything that [`TrainError`] names; the last checkpoint stays.
 pub fn run(recipe: &Recipe, session: Session) -> Result<Outcome> {
+    parallel::check(&*session.ranks, recipe)?;
+    let leads = session.ranks.leads();
     let device = Device::flex().autodiff();
     device.seed(recipe.run.seed);
     if let Some(vq) = &recipe.vq {
@@ -61,12 +63,13 @@ pub fn run(recipe: &Recipe, session: Session) -> Result<Outcome> {
             flip: face.flip,
             sides: tasks::face::sides(Schema::get()),
             batch_size: recipe.optimizer()?.batch_size,
+            ranks: session.ranks.clone(),
             seed: recipe.run.seed,
             device: device.clone(),
         };
         let model = FaceNet::new(&config, &device).map_err(data)?;
         let (model, outcome) = trainer::train(recipe, &mut objective, model, session)?;
-        if outcome == Outcome::Finished {
+        if outcome == Outcome::Finished && leads {
             export::write_part(&recipe.run.export, "face", &model, &config)?;
         }
         return Ok(outcome);
@@ -101,8 +104,7 @@ pub fn run(recipe: &Recipe, session: Session) -> Result<Outcome> {
         return Ok(outcome);
     }
     if let Some(tokenizer) = &recipe.tokenizer {
-        let records: Vec<FaceRecord> =
-            samples(&recipe.data.path, "train", recipe.data.limit)?.into_iter().map(|sample| sample.record).collect();
+        let records = read_sets(recipe, "train", recipe.data.limit, true, |sample| Ok(sample.record))?;
         let trained = tasks::tokenizer::train(tokenizer, &records, recipe.run.seed)?;
         unif2ace_io::create_dir_all(&recipe.run.export)?;
         trained.save(recipe.run.export.join("tokenizer.json")).map_err(data)?;
@@ -111,27 +113,26 @@ pub fn run(recipe: &Recipe, session: Session) -> Result<Outcome> {
     if let Some(unified) = &recipe.unified {
         let tokenizer = TextTokenizer::from_file(recipe.run.export.join("tokenizer.json")).map_err(data)?;
         let parts = features::read_parts(&recipe.run.export, &unified.config, &device.clone().inner())?;
+        let vq = parts.vq.clone();
+        let feed = Feed::open(recipe, unified, parts, RankOf::of(&*session.ranks), device.clone().inner())?;
         interrupt::install();
-        let Some(train) = featured(recipe, &parts, "train", recipe.data.limit, &device, session)? else {
+        if recipe.data.precompute && !feed.precompute(recipe, &session)? {
             return Ok(Outcome::InterruptedBeforeTraining);
-        };
-        let Some(held_out) = featured(recipe, &parts, "val", 256, &device, session)? else {
-            return Ok(Outcome::InterruptedBeforeTraining);
-        };
-        let vq = parts.vq;
+        }
         let mut objective = tasks::unified::UnifiedObjective {
             recipe: unified.clone(),
-            train,
-            held_out,
+            held_out: feed.held_out(recipe, NUM_HELD_OUT_FEATURED)?,
+            train: feed,
             tokenizer,
             vq,
-            batch_size: recipe.optimizer()?.batch_size,
+            ranks: session.ranks.clone(),
             seed: recipe.run.seed,
             device: device.clone(),
+            read: Vec::new(),
         };
         let model = init_code_rows_from_bits(Unif2ace::new(&unified.config, &device).map_err(data)?, recipe.run.seed);
         let (model, outcome) = trainer::train(recipe, &mut objective, model, session)?;
-        if outcome == Outcome::Finished {
+        if outcome == Outcome::Finished && leads {
             export::write_part(&recipe.run.export, "model", &model, &unified.config)?;
         }
         return Ok(outcome);
@@ -140,45 +141,44 @@ pub fn run(recipe: &Recipe, session: Session) -> Result<Outcome> {
 }
 
 fn images(recipe: &Recipe, split: &str, limit: usize, side: usize) -> Result<ImageStore> {
-    let samples = samples(&recipe.data.path, split, limit)?;
-    Ok(ImageStore { pixels: decode_rgb(&samples, side).map_err(data)?, side })
+    Ok(captioned(recipe, split, limit, side)?.images)
 }
 
 fn captioned(recipe: &Recipe, split: &str, limit: usize, side: usize) -> Result<tasks::clip::CaptionedImages> {
-    let samples = samples(&recipe.data.path, split, limit)?;
-    let images = ImageStore { pixels: decode_rgb(&samples, side).map_err(data)?, side };
-    Ok(tasks::clip::CaptionedImages { images, records: samples.into_iter().map(|sample| sample.record).collect() })
-}
-
-/// Records of a split with the features of their pictures; `None` when interrupted.
-fn featured(
-    recipe: &Recipe,
-    parts: &Parts,
-    split: &str,
-    limit: usize,
-    device: &Device,
-    session: Session,
-) -> Result<Option<tasks::unified::FeaturedRecords>> {
-    let tasks::clip::CaptionedImages { images, records } = captioned(recipe, split, limit, parts.vq.config().resolution)?;
-    let bar = trainer::progress_bar(images.len() as u64, 0, session.quiet);
-    bar.set_message(format!("features of {split}"));
-    let features = Features::compute(parts, &images, &device.clone().inner(), &mut |done, _| bar.set_position(done as u64))?;
-    bar.finish_and_clear();
-    Ok(features.map(|features| tasks::unified::FeaturedRecords { records, features }))
+    let pictures = read_sets(recipe, split, limit, false, |sample| {
+        Ok((square_rgb(&sample.image_bytes, &sample.key, side)?, sample.key, sample.record))
+    })?;
+    let mut images = ImageStore { pixels: Vec::with_capacity(pictures.len() * side * side * 3), side, keys: Vec::new() };
+    let mut records = Vec::with_capacity(pictures.len());
+    for (pixels, key, record) in pictures {
+        images.pixels.extend(pixels);
+        images.keys.push(key);
+        records.push(record);
+    }
+    Ok(tasks::clip::CaptionedImages { images, records })
 }
 
 fn labelled(recipe: &Recipe, split: &str, limit: usize, side: usize) -> Result<tasks::face::LabelledImages> {
-    let samples = samples(&recipe.data.path, split, limit)?;
-    let targets = |sample: &Sample| -> Vec<i64> {
-        Schema::get().targets(&sample.record).into_iter().map(|class| class.map_or(-1, i64::from)).collect()
+    let tasks::clip::CaptionedImages { images, records } = captioned(recipe, split, limit, side)?;
+    let targets = |record: &FaceRecord| -> Vec<i64> {
+        Schema::get().targets(record).into_iter().map(|class| class.map_or(-1, i64::from)).collect()
     };
-    Ok(tasks::face::LabelledImages {
-        images: ImageStore { pixels: decode_rgb(&samples, side).map_err(data)?, side },
-        targets: samples.iter().map(targets).collect(),
-    })
+    Ok(tasks::face::LabelledImages { images, targets: records.iter().map(targets).collect() })
 }
 
-/// Samples of a split; the reader names those that can't be read in the log.
-pub(crate) fn samples(folder: &Path, split: &str, limit: usize) -> Result<Vec<Sample>> {
-    Ok(load_split(folder, split, limit).map_err(data)?.samples)
+/// The good samples of a split of all sets (those of text alone only if `text`), at most `limit` of each (0: all), as `prepare` makes them.
+/// Those that can't be read are named in the log.
+fn read_sets<T: Send>(
+    recipe: &Recipe,
+    split: &str,
+    limit: usize,
+    text: bool,
+    prepare: impl Fn(Sample) -> std::result::Result<T, SampleFault> + Sync,
+) -> Result<Vec<T>> {
+    let broken = Broken::new(recipe.data.max_broken());
+    let mut all = Vec::new();
+    for entry in recipe.data.open(split)?.iter().filter(|entry| text || entry.tasks != [TaskName::Text]) {
+        all.extend(load_all(&entry.set, limit, &broken, &prepare).map_err(data)?);
+    }
+    Ok(all)
 }

@@ -2,21 +2,26 @@
 
 use std::io::Write;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
 use burn::module::Module;
 use burn::tensor::Tensor;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Map, Value, json};
+use unif2ace_comm::{Communicator, Single};
 
-use crate::checkpoint::{self, RunState};
-use crate::error::{Result, TrainError};
+use crate::checkpoint::Checkpoints;
+use crate::error::Result;
 use crate::interrupt;
-use crate::optim::{OptimizerState, collect_gradients};
-use crate::params::{parameters, tensor_values, with_parameters};
+use crate::nonfinite::{self, NotFinite};
+use crate::optim::{HostGradients, OptimizerState};
+use crate::parallel::Parallel;
+use crate::params::{initialize, tensor_values, with_parameters};
 use crate::recipe::Recipe;
+use crate::resume::{self, Resumed};
 
-/// Loss of one step.
+/// Loss of one step. On several ranks these are shares: summed over the ranks they are the loss and the parts of the global batch.
 pub struct StepLoss {
     /// Scalar that is minimised.
     pub total: Tensor<1>,
@@ -37,6 +42,9 @@ pub trait Objective {
     /// When a batch can't be made.
     fn loss(&mut self, model: &Self::Model, step: u64) -> Result<StepLoss>;
 
+    /// Names of the samples that step `step` reads, as its data set names them.
+    fn sample_names(&self, step: u64) -> Vec<String>;
+
     /// Measures of `model` (averaged weights, no gradients) on held-out data; may write a sample sheet into `folder`.
     ///
     /// # Errors
@@ -56,99 +64,92 @@ pub enum Outcome {
 }
 
 /// Options of one session of a run, which the recipe doesn't fix.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Clone)]
 pub struct Session {
     /// Continue from the newest checkpoint.
     pub resume: bool,
     /// No progress bar.
     pub quiet: bool,
+    /// The ranks that train together; the first one writes and reports for all.
+    pub ranks: Arc<dyn Communicator>,
+}
+
+impl Default for Session {
+    fn default() -> Self {
+        Self { resume: false, quiet: false, ranks: Arc::new(Single) }
+    }
 }
 
 /// Trains `model` to the recipe's last step; returns it with the averaged weights where the recipe asks for an average.
 ///
 /// # Errors
 /// When the run folder can't be written, a checkpoint doesn't fit, or the loss is no longer finite.
-pub fn train<O: Objective>(
-    recipe: &Recipe,
-    objective: &mut O,
-    mut model: O::Model,
-    session: Session,
-) -> Result<(O::Model, Outcome)> {
+pub fn train<O: Objective>(recipe: &Recipe, objective: &mut O, model: O::Model, session: Session) -> Result<(O::Model, Outcome)> {
     let config = recipe.optimizer()?.clone();
     let run = &recipe.run;
-    let checkpoints = run.output.join("checkpoints");
-    unif2ace_io::create_dir_all(&run.output)?;
+    let checkpoints = Checkpoints::new(run.output.join("checkpoints"), run.keep());
+    let leads = session.ranks.leads();
+    let mut parallel = Parallel::new(session.ranks.clone());
+    if leads {
+        unif2ace_io::create_dir_all(&run.output)?;
+    }
     unif2ace_ops::set_precision(match run.precision {
         crate::recipe::PrecisionName::F32 => unif2ace_ops::Precision::F32,
         crate::recipe::PrecisionName::Bf16 => unif2ace_ops::Precision::Bf16,
     });
     interrupt::install();
+    initialize(&model);
 
-    let mut state = RunState { step: 0, num_updates: 0, seed: run.seed, seconds: 0.0 };
-    let mut optimizer = OptimizerState::default();
-    let found = checkpoint::load_latest(&checkpoints)?;
-    if let Some(found) = &found
-        && !session.resume
-    {
-        let reason = format!("there is a run of {} steps already", found.state.step);
-        let hint = "continue it with --resume, name another `output` in the recipe, or remove the folder";
-        return Err(TrainError::Checkpoint { path: checkpoints, reason, hint });
-    }
-    if session.resume && found.is_none() {
-        tracing::warn!("no checkpoint in {}: the run starts at step 0", checkpoints.display());
-    }
-    if let Some(found) = found {
-        if found.state.seed != run.seed {
-            let reason = format!("was made with seed {}, the recipe says {}", found.state.seed, run.seed);
-            let hint = "a run keeps its seed, which decides the order of its data: give the recipe the checkpoint's";
-            return Err(TrainError::Checkpoint { path: checkpoints, reason, hint });
+    let Resumed { mut model, mut optimizer, mut state } = resume::restore(recipe, &checkpoints, model, &session)?;
+    parallel.agree_on_state(state.step, &model, &optimizer)?;
+    // The rank that leads writes the metrics.
+    let metrics_path = run.output.join("metrics.jsonl");
+    let mut metrics = match leads {
+        true => {
+            resume::cut_lines_after(&metrics_path, state.step)?;
+            Some(Metrics::open(&metrics_path)?)
         }
-        let (restored, problems) = with_parameters(model, &found.weights);
-        if !problems.is_empty() {
-            let reason = format!("does not fit the recipe's model:\n  {}", problems.join("\n  "));
-            let hint = "resume with the recipe that the run was started with, or name another `output`";
-            return Err(TrainError::Checkpoint { path: checkpoints, reason, hint });
-        }
-        model = restored;
-        optimizer = found.optimizer;
-        if config.ema_decay == 0.0 {
-            optimizer.ema.clear();
-        }
-        state = found.state;
-        tracing::info!(step = state.step, "resumed");
-    }
-    let mut metrics = Metrics::open(&run.output.join("metrics.jsonl"))?;
-    let bar = progress_bar(config.num_steps, state.step, session.quiet);
+        false => None,
+    };
+    let bar = progress_bar(config.num_steps, state.step, session.quiet || !leads);
     let started = (state.step, state.seconds);
     let mut clock = Instant::now();
-    let mut window = Window::default();
 
     while state.step < config.num_steps {
-        if interrupt::asked() {
-            save(&checkpoints, &state, &model, &optimizer)?;
+        if parallel.any(interrupt::asked())? {
+            if let Some(metrics) = &metrics {
+                metrics.sync()?;
+                checkpoints.save(&state, &model, &optimizer)?;
+            }
             bar.abandon_with_message("interrupted; continue with --resume");
             return Ok((averaged(model, &optimizer), Outcome::Interrupted));
         }
         let begun = Instant::now();
-        let step_loss = objective.loss(&model, state.step)?;
-        let value = tensor_values(step_loss.total.clone())[0];
-        if !value.is_finite() {
-            return Err(TrainError::NotFinite { what: "loss", step: state.step, value });
-        }
-        let gradients = collect_gradients(&model, step_loss.total.backward());
+        let mut step_loss = objective.loss(&model, state.step)?;
         let learning_rate = config.learning_rate_at(state.step);
-        window.add(f64::from(value), &step_loss.parts, gradients.norm, step_loss.num_tokens);
-        model = optimizer.update(model, gradients, &config, learning_rate)?;
-        window.seconds += begun.elapsed().as_secs_f64();
+        match finite_gradients(&mut parallel, &model, &mut step_loss)? {
+            Ok((loss, gradients)) => {
+                state.window.add(loss, &step_loss.parts, gradients.norm, step_loss.num_tokens);
+                model = optimizer.update(model, gradients, &config, learning_rate);
+            }
+            Err(found) => {
+                state.num_skipped += 1;
+                let names = parallel.all_names(&objective.sample_names(state.step))?;
+                nonfinite::skip_or_stop(run, state.step + 1, found, &step_loss.parts, &names, state.num_skipped, leads)?;
+            }
+        }
+        state.window.seconds += begun.elapsed().as_secs_f64();
         state.step += 1;
         state.num_updates = optimizer.num_updates;
+        state.measures.clear();
         state.seconds += clock.elapsed().as_secs_f64();
         clock = Instant::now();
         bar.set_position(state.step);
 
         let last = state.step == config.num_steps;
+        let Some(metrics) = &mut metrics else { continue };
         if state.step.is_multiple_of(run.log_every.max(1)) || last {
-            let line = window.take(&state, learning_rate);
+            let line = std::mem::take(&mut state.window).line(&state, learning_rate);
             bar.set_message(summary(&line));
             if bar.is_hidden() {
                 let rest = (config.num_steps - state.step) as f64 * (state.seconds - started.1) / (state.step - started.0) as f64;
@@ -160,70 +161,44 @@ pub fn train<O: Objective>(
             let evaluated = averaged(model.clone(), &optimizer);
             let measures = objective.evaluate(&evaluated.valid(), state.step, &run.output)?;
             let mut line = Map::from_iter([("step".to_owned(), json!(state.step))]);
-            line.extend(measures.into_iter().map(|(name, value)| (name, json!(value))));
+            line.extend(measures.iter().map(|(name, value)| (name.clone(), json!(value))));
+            state.measures = measures.into_iter().map(|(name, value)| (name, value.is_finite().then_some(value))).collect();
             let text = Value::Object(line.clone()).to_string();
             bar.suspend(|| tracing::info!("evaluation {text}"));
             metrics.write(&line)?;
         }
-        if last || (run.checkpoint_every > 0 && state.step.is_multiple_of(run.checkpoint_every)) {
-            save(&checkpoints, &state, &model, &optimizer)?;
+        let to_rank = run.keep_best > 0 && !state.measures.is_empty();
+        if last || to_rank || (run.checkpoint_every > 0 && state.step.is_multiple_of(run.checkpoint_every)) {
+            // Lines of metrics that a resume keeps must be there as surely as the checkpoint.
+            metrics.sync()?;
+            checkpoints.save(&state, &model, &optimizer)?;
         }
     }
     bar.finish();
+    parallel.report();
     Ok((averaged(model, &optimizer), Outcome::Finished))
 }
 
-fn save<M: Module>(folder: &Path, state: &RunState, model: &M, optimizer: &OptimizerState) -> Result<()> {
-    checkpoint::save(folder, state, &parameters(model), optimizer).map(drop)
+/// Loss and gradients of a step over all ranks, or what of them is not finite; all ranks find the same.
+fn finite_gradients<M: Module>(
+    parallel: &mut Parallel,
+    model: &M,
+    step_loss: &mut StepLoss,
+) -> Result<std::result::Result<(f64, HostGradients), NotFinite>> {
+    let total = step_loss.total.clone();
+    let value = f64::from(parallel.sum_shares(tensor_values(total.clone())[0], step_loss)?);
+    if !value.is_finite() {
+        return Ok(Err(NotFinite { what: "loss", value }));
+    }
+    let gradients = parallel.backward(model, total)?;
+    Ok(match gradients.norm.is_finite() {
+        true => Ok((value, gradients)),
+        false => Err(NotFinite { what: "gradient norm", value: gradients.norm }),
+    })
 }
 
 fn averaged<M: Module>(model: M, optimizer: &OptimizerState) -> M {
     if optimizer.ema.is_empty() { model } else { with_parameters(model, &optimizer.ema).0 }
-}
-
-/// Means between two lines of metrics.
-#[derive(Default)]
-struct Window {
-    count: f64,
-    total: f64,
-    norm: f64,
-    tokens: usize,
-    parts: Vec<(&'static str, f64, f64)>,
-    seconds: f64,
-}
-
-impl Window {
-    fn add(&mut self, total: f64, parts: &[(&'static str, f64)], norm: f64, tokens: usize) {
-        self.count += 1.0;
-        self.total += total;
-        self.norm += norm;
-        self.tokens += tokens;
-        for &(name, value) in parts {
-            match self.parts.iter_mut().find(|part| part.0 == name) {
-                Some(part) => {
-                    part.1 += value;
-                    part.2 += 1.0;
-                }
-                None => self.parts.push((name, value, 1.0)),
-            }
-        }
-    }
-
-    fn take(&mut self, state: &RunState, learning_rate: f64) -> Map<String, Value> {
-        let window = std::mem::take(self);
-        let mut line = Map::new();
-        line.insert("step".into(), json!(state.step));
-        line.insert("loss".into(), json!(window.total / window.count));
-        for (name, sum, count) in window.parts {
-            line.insert(name.into(), json!(sum / count));
-        }
-        line.insert("grad_norm".into(), json!(window.norm / window.count));
-        line.insert("learning_rate".into(), json!(learning_rate));
-        let rate = window.tokens as f64 / window.seconds.max(1e-9);
-        line.insert("tokens_per_second".into(), json!(rate));
-        line.insert("seconds".into(), json!(state.seconds));
-        line
-    }
 }
 
 fn summary(line: &Map<String, Value>) -> String {
@@ -268,6 +243,11 @@ impl Metrics {
             .open(path)
             .map_err(|source| unif2ace_io::IoError::system("append to", path, source))?;
         Ok(Self { file, path: path.to_path_buf() })
+    }
+
+    /// Flushes what was written to the device.
+    fn sync(&self) -> Result<()> {
+        self.file.sync_data().map_err(|source| unif2ace_io::IoError::system("flush", &self.path, source).into())
     }
 
     fn write(&mut self, line: &Map<String, Value>) -> Result<()> {

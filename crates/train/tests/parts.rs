@@ -105,7 +105,7 @@ fn shrunk(part: &str, folder: &Path, num_steps: i64) -> Table {
 fn train(folder: &Path, recipe: &Table, resume: bool) {
     let path = folder.join("recipe.toml");
     fs::write(&path, toml::to_string(recipe).unwrap()).unwrap();
-    let outcome = run(&Recipe::read(&path).unwrap(), Session { resume, quiet: true }).unwrap();
+    let outcome = run(&Recipe::read(&path).unwrap(), Session { resume, quiet: true, ..Session::default() }).unwrap();
     assert_eq!(outcome, Outcome::Finished);
 }
 
@@ -202,16 +202,18 @@ fn a_run_that_is_not_this_one_is_refused() {
     face_set(folder);
     train(folder, &shrunk("face", folder, 1), false);
     let path = folder.join("recipe.toml");
-    let error = run(&Recipe::read(&path).unwrap(), Session { resume: false, quiet: true }).unwrap_err().to_string();
+    let error = run(&Recipe::read(&path).unwrap(), Session { quiet: true, ..Session::default() }).unwrap_err().to_string();
     assert!(error.contains("run of 1 steps already") && error.contains("--resume"), "{error}");
     let mut other = shrunk("face", folder, 2);
     set(&mut other, "run.seed", 99);
     fs::write(&path, toml::to_string(&other).unwrap()).unwrap();
-    let error = run(&Recipe::read(&path).unwrap(), Session { resume: true, quiet: true }).unwrap_err().to_string();
+    let error =
+        run(&Recipe::read(&path).unwrap(), Session { resume: true, quiet: true, ..Session::default() }).unwrap_err().to_string();
     assert!(error.contains("seed 2, the recipe says 99"), "{error}");
     let mut other = shrunk("face", folder, 2);
     set(&mut other, "face.vision_config.intermediate_size", 96);
     fs::write(&path, toml::to_string(&other).unwrap()).unwrap();
-    let error = run(&Recipe::read(&path).unwrap(), Session { resume: true, quiet: true }).unwrap_err().to_string();
+    let error =
+        run(&Recipe::read(&path).unwrap(), Session { resume: true, quiet: true, ..Session::default() }).unwrap_err().to_string();
     assert!(error.contains("fc1") || error.contains("mlp"), "{error}");
 }

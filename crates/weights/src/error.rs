@@ -1,3 +1,4 @@
+use std::collections::HashMap;
 use std::path::PathBuf;
 
 use unif2ace_io::IoError;
@@ -11,6 +12,7 @@ pub type LoadError = WeightsError;
 const PICKLE_HINT: &str = "convert it to safetensors first, on a machine where you trust the file";
 /// Differences printed before the rest is only counted.
 const MAX_LISTED: usize = 24;
+const LISTED_IN_TURN: usize = 6;
 
 /// One difference between the tensors expected and the tensors found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -163,7 +165,16 @@ pub enum WeightsError {
 }
 
 fn list(problems: &[Problem]) -> String {
-    let mut lines: Vec<String> = problems.iter().take(MAX_LISTED).map(|problem| format!("  {problem}")).collect();
+    // Kind by kind in turns of a few, so that a long list of one kind doesn't hide another.
+    let mut seen = HashMap::new();
+    let mut order: Vec<(usize, usize)> = Vec::with_capacity(problems.len());
+    for (place, problem) in problems.iter().enumerate() {
+        let of_kind = seen.entry(std::mem::discriminant(problem)).or_insert(0);
+        order.push((*of_kind / LISTED_IN_TURN, place));
+        *of_kind += 1;
+    }
+    order.sort_unstable();
+    let mut lines: Vec<String> = order.iter().take(MAX_LISTED).map(|&(_, place)| format!("  {}", problems[place])).collect();
     if problems.len() > MAX_LISTED {
         lines.push(format!("  and {} more", problems.len() - MAX_LISTED));
     }

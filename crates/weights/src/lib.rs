@@ -20,7 +20,9 @@ pub use error::{LoadError, Problem, Result, WeightsError};
 pub use file::SafetensorsFile;
 pub use header::TensorInfo;
 pub use import::{read_model_config, write_config_part};
-pub use module::{NameMap, assign_param_ids, load_into, named_parameters, param_id, save_module};
+pub use module::{
+    NameMap, assign_param_ids, for_each_parameter, load_into, named_parameters, param_id, parameter_specs, save_module,
+};
 pub use packed::{PACKED_FILE, format_name, load_packed, load_packing, packed_format, save_packed};
 pub use set::SafetensorsDir;
 pub use source::{HostTensor, HostTensors, TensorSource};

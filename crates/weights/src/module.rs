@@ -216,14 +216,21 @@ pub fn save_module<M: Module>(
     float: FloatType,
     metadata: &BTreeMap<String, String>,
 ) -> Result<()> {
-    let specs = named_parameters(module).into_iter().map(|(name, shape)| TensorSpec { name, shape }).collect();
-    let mut writer = SafetensorsWriter::create(path, specs, float, metadata)?;
+    let mut writer = SafetensorsWriter::create(path, parameter_specs(module), float, metadata)?;
     for_each_parameter(module, |name, values| writer.write(name, values))?;
     writer.finish()
 }
 
+/// What a file of the module's float parameters holds, in the module's order.
+pub fn parameter_specs<M: Module>(module: &M) -> Vec<TensorSpec> {
+    named_parameters(module).into_iter().map(|(name, shape)| TensorSpec { name, shape }).collect()
+}
+
 /// Calls `take` with name and values of every float parameter, in the module's order, until it fails.
-pub(crate) fn for_each_parameter<M: Module>(module: &M, take: impl FnMut(&str, &[f32]) -> Result<()>) -> Result<()> {
+///
+/// # Errors
+/// The first of `take`.
+pub fn for_each_parameter<M: Module>(module: &M, take: impl FnMut(&str, &[f32]) -> Result<()>) -> Result<()> {
     struct Walk<F> {
         path: Vec<String>,
         take: F,

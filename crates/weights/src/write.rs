@@ -1,5 +1,5 @@
 use std::collections::BTreeMap;
-use std::io::Write as _;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use unif2ace_io::{AtomicFile, IoError};
@@ -20,12 +20,12 @@ pub struct TensorSpec {
     pub shape: Vec<usize>,
 }
 
-/// Writes a safetensors file tensor by tensor, so that only one has to be in memory. The file appears under its name when
+/// Writes a safetensors file tensor by tensor, so that only one has to be in memory. An [`AtomicFile`] appears under its name when
 /// [`SafetensorsWriter::finish`] succeeds; dropped before, it leaves nothing behind.
 #[derive(Debug)]
-pub struct SafetensorsWriter {
+pub struct SafetensorsWriter<W = AtomicFile> {
     path: PathBuf,
-    file: AtomicFile,
+    file: W,
     tensors: Vec<(String, TensorInfo)>,
     next: usize,
     buffer: Vec<u8>,
@@ -54,7 +54,26 @@ impl SafetensorsWriter {
         specs: Vec<(TensorSpec, DType)>,
         metadata: &BTreeMap<String, String>,
     ) -> Result<Self> {
-        let path = path.as_ref().to_path_buf();
+        let path = path.as_ref();
+        Self::over(AtomicFile::create(path)?, path, specs, metadata)
+    }
+
+    /// Makes the file visible.
+    ///
+    /// # Errors
+    /// When tensors are missing or the disk refuses; nothing is left behind then.
+    pub fn finish(self) -> Result<()> {
+        Ok(self.into_inner()?.commit()?)
+    }
+}
+
+impl<W: Write> SafetensorsWriter<W> {
+    /// Writes to `file`, which is at `path` as messages tell it; otherwise as [`SafetensorsWriter::create_typed`].
+    ///
+    /// # Errors
+    /// When a name is there twice, a shape overflows, or the disk refuses.
+    pub fn over(file: W, path: &Path, specs: Vec<(TensorSpec, DType)>, metadata: &BTreeMap<String, String>) -> Result<Self> {
+        let path = path.to_path_buf();
         let mut end = 0u64;
         let mut tensors = Vec::with_capacity(specs.len());
         for (spec, dtype) in specs {
@@ -71,7 +90,6 @@ impl SafetensorsWriter {
         let header = Header { tensors, metadata: metadata.clone() };
         let bytes =
             encode(&header).map_err(|reason| WeightsError::Write { path: path.clone(), name: "(header)".to_string(), reason })?;
-        let file = AtomicFile::create(&path)?;
         let mut writer = Self { path, file, tensors: header.tensors, next: 0, buffer: Vec::new() };
         writer.put(&bytes)?;
         Ok(writer)
@@ -141,14 +159,14 @@ impl SafetensorsWriter {
         Ok(())
     }
 
-    /// Makes the file visible.
+    /// What was written to, once all tensors are there.
     ///
     /// # Errors
-    /// When tensors are missing or the disk refuses; nothing is left behind then.
-    pub fn finish(self) -> Result<()> {
-        if let Some((name, _)) = self.tensors.get(self.next) {
-            return Err(self.fail(name, "it was not written".into()));
+    /// When tensors are missing.
+    pub fn into_inner(self) -> Result<W> {
+        match self.tensors.get(self.next) {
+            Some((name, _)) => Err(self.fail(name, "it was not written".into())),
+            None => Ok(self.file),
         }
-        Ok(self.file.commit()?)
     }
 }

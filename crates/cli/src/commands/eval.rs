@@ -23,6 +23,9 @@ pub struct EvalArgs {
     /// Captions to generate pictures from; 0 for none.
     #[arg(long, default_value_t = 500)]
     num_generated: usize,
+    /// Pictures to bound the likelihood of, given their captions; 0 for none.
+    #[arg(long, default_value_t = 0)]
+    num_scored: usize,
     /// Labelled prompts in users' words to generate from too.
     #[arg(long, value_name = "FILE")]
     prompts: Option<PathBuf>,
@@ -41,6 +44,7 @@ pub fn run(args: EvalArgs) -> Outcome {
         split: args.split,
         num_images: args.num_images,
         num_generated: args.num_generated,
+        num_scored: args.num_scored,
         sampler: drawing.sampler_config(),
         guidance_scale: drawing.guidance_scale,
         seed: drawing.seed,

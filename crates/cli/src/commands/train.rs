@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use unif2ace_train::{Outcome as TrainOutcome, Recipe, Session};
 
-use crate::outcome::{Failure, Outcome};
+use crate::outcome::{Failure, Outcome, remark};
 
 /// Train what a recipe names.
 #[derive(Debug, Args)]
@@ -29,7 +29,14 @@ pub fn run(args: &TrainArgs) -> Outcome {
     if let Some(data) = &args.data {
         recipe.data.path.clone_from(data);
     }
-    match unif2ace_train::run(&recipe, Session { resume: args.resume, quiet: args.quiet })? {
+    let ranks = unif2ace_train::connect()?;
+    let result = unif2ace_train::run(&recipe, Session { resume: args.resume, quiet: args.quiet, ranks: ranks.clone() });
+    if let (Err(error), true) = (&result, ranks.world_size() > 1) {
+        remark(&format!("error: rank {}: {error}", ranks.rank()));
+        // The others would wait for this one for ever.
+        ranks.abort();
+    }
+    match result? {
         TrainOutcome::Finished => Ok(()),
         TrainOutcome::InterruptedBeforeTraining => Err(Failure::Interrupted("interrupted before the first step")),
         TrainOutcome::Interrupted => Err(Failure::Interrupted("interrupted: the run is saved\nhint: continue it with --resume")),

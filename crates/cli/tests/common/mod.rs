@@ -1,6 +1,8 @@
 //! What the tests of the command share.
 #![allow(dead_code)] // each test file uses its part
 
+pub mod tiny_run;
+
 use std::path::{Path, PathBuf};
 use std::process::Output;
 

@@ -9,6 +9,8 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
+#[cfg(target_arch = "x86_64")]
+use super::amx;
 use super::micro::{self, MR, NR, Target};
 use super::packed::{Element, Part};
 use super::{Cut, Finish, Matrix, Output, SERIAL};
@@ -30,8 +32,8 @@ const FEW: usize = 4;
 /// Groups whose sums are added up before they go to C: a block of the left factor of that depth stays in the second-level cache.
 const CHUNK: usize = 8;
 
-/// A tile of C in the making, for each panel.
-type Tiles = [[[f32; NR]; MR]; PANELS];
+/// A tile of C in the making, for each of P panels.
+type Tiles<const P: usize> = [[[f32; NR]; MR]; P];
 
 /// A matrix `[k, n]` in 8 bits.
 #[derive(Debug, Clone)]
@@ -46,11 +48,14 @@ pub struct Int8Matrix {
     offsets: Store<i32>,
 }
 
-/// Rows in 8 bits, in panels of `height` rows: `[panel][quad of depths][height][QUAD]`, and a scale for each row and group.
-struct Rows {
+/// Rows in 8 bits, in panels of `height` rows: `[panel][unit of depths][height][unit]`, and a scale for each row and group.
+pub(super) struct Rows {
     values: Vec<u8>,
     scales: Vec<f32>,
     height: usize,
+    /// Depths of a row that lie side by side: [`QUAD`], or what a tile register of AMX takes.
+    unit: usize,
+    /// Whole units.
     depth: usize,
     groups: usize,
 }
@@ -77,7 +82,8 @@ multiversion! {
         let mut lanes = [0.0f32; 16];
         for chunk in values.chunks(16) {
             for (lane, value) in lanes.iter_mut().zip(chunk) {
-                *lane = lane.max(value.abs());
+                let value = value.abs();
+                *lane = if value > *lane { value } else { *lane };
             }
         }
         scale_of(lanes.into_iter())
@@ -93,10 +99,15 @@ multiversion! {
 }
 
 impl Rows {
-    fn new(a: &Matrix<'_>) -> Self {
-        let depth = a.cols.next_multiple_of(QUAD);
+    pub(super) fn new(a: &Matrix<'_>) -> Self {
+        let (height, unit) = match a.rows {
+            few @ ..=FEW => (few, QUAD),
+            #[cfg(target_arch = "x86_64")]
+            rows if rows > MR && level() == Level::Amx => (amx::HEIGHT, amx::BLOCK_I8),
+            _ => (MR, QUAD),
+        };
+        let depth = a.cols.next_multiple_of(unit);
         let groups = a.cols.div_ceil(GROUP);
-        let height = if a.rows <= FEW { a.rows } else { MR };
         let padded = a.rows.next_multiple_of(height);
         let mut values = vec![OFFSET as u8; padded * depth];
         let mut scales = vec![0.0; padded * groups];
@@ -117,8 +128,15 @@ impl Rows {
                     *scale = scale_of_row(row);
                     round_row(row, inverse(*scale), out);
                 }
-                for (quad, out) in rounded.chunks_exact(QUAD).zip(out.chunks_exact_mut(height * QUAD)) {
-                    out[place * QUAD..][..QUAD].copy_from_slice(quad);
+                if unit == QUAD {
+                    // A length that the compiler knows.
+                    for (quad, out) in rounded.chunks_exact(QUAD).zip(out.chunks_exact_mut(height * QUAD)) {
+                        out[place * QUAD..][..QUAD].copy_from_slice(quad);
+                    }
+                } else {
+                    for (values, out) in rounded.chunks_exact(unit).zip(out.chunks_exact_mut(height * unit)) {
+                        out[place * unit..][..unit].copy_from_slice(values);
+                    }
                 }
             }
         };
@@ -129,7 +147,7 @@ impl Rows {
             let out = values.chunks_exact_mut(height * depth).zip(scales.chunks_exact_mut(height * groups));
             out.enumerate().for_each(panel);
         }
-        Self { values, scales, height, depth, groups }
+        Self { values, scales, height, unit, depth, groups }
     }
 }
 
@@ -251,11 +269,19 @@ impl Int8Matrix {
     /// # Safety
     /// As [`super::multiply`].
     pub(super) unsafe fn put_product(&self, a: Matrix<'_>, output: Output, finish: Finish<'_>, parallel: bool) {
-        let (m, n, k) = (a.rows, self.cols, self.rows);
+        // SAFETY: the caller's promise.
+        unsafe { self.put_rounded(&Rows::new(&a), a.rows, output, finish, parallel) }
+    }
+
+    /// As [`Int8Matrix::put_product`], of `m` rows that are rounded already.
+    ///
+    /// # Safety
+    /// As [`super::multiply`].
+    pub(super) unsafe fn put_rounded(&self, x: &Rows, m: usize, output: Output, finish: Finish<'_>, parallel: bool) {
+        let (n, k) = (self.cols, self.rows);
         if m == 0 || n == 0 {
             return;
         }
-        let x = Rows::new(&a);
         let num_panels = n.div_ceil(NR);
         let cut = match m <= FEW {
             true => {
@@ -263,14 +289,22 @@ impl Int8Matrix {
                     if parallel { num_panels.div_ceil(4 * rayon::current_num_threads()).max(2 * PANELS) } else { num_panels };
                 Cut { rows: m, panels, row_tasks: 1, column_tasks: num_panels.div_ceil(panels), parallel }
             }
-            false => Cut::new(m, num_panels, k.min(CHUNK * GROUP), parallel),
+            false => Cut::new(m, x.height, num_panels, k.min(CHUNK * GROUP), parallel),
         };
         let work = |task: usize| {
             let row0 = task / cut.column_tasks * cut.rows;
             let rows = row0..m.min(row0 + cut.rows);
             let first = task % cut.column_tasks * cut.panels;
             // SAFETY: rows and panels of tasks are disjoint, and C is ours until all tasks are done, as the caller promises.
-            unsafe { self.tiles(&x, rows, first..num_panels.min(first + cut.panels), output, finish) };
+            unsafe {
+                let panels = first..num_panels.min(first + cut.panels);
+                match x.height {
+                    ..=FEW => self.tiles::<PANELS>(x, rows, panels, output, finish),
+                    #[cfg(target_arch = "x86_64")]
+                    _ if x.unit != QUAD => self.amx_tiles(x, rows, panels, output, finish),
+                    _ => self.tiles::<1>(x, rows, panels, output, finish),
+                }
+            };
         };
         let tasks = cut.row_tasks * cut.column_tasks;
         if cut.parallel {
@@ -280,17 +314,24 @@ impl Int8Matrix {
         }
     }
 
-    /// Puts the products of some rows with some panels into or onto C.
+    /// Puts the products of some rows with some panels, P at a time, into or onto C.
     ///
     /// # Safety
     /// `output` is the start of C, valid for writes, and nobody else has access to the rows and columns that are named.
-    unsafe fn tiles(&self, x: &Rows, rows: Range<usize>, panels: Range<usize>, output: Output, finish: Finish<'_>) {
+    unsafe fn tiles<const P: usize>(
+        &self,
+        x: &Rows,
+        rows: Range<usize>,
+        panels: Range<usize>,
+        output: Output,
+        finish: Finish<'_>,
+    ) {
         let n = self.cols;
-        let together = if x.height <= FEW { PANELS } else { 1 };
+        let mut tiles: Tiles<P> = [[[0.0; NR]; MR]; P];
         for chunk in (0..x.groups).step_by(CHUNK) {
             let groups = chunk..x.groups.min(chunk + CHUNK);
-            for panel in panels.clone().step_by(together) {
-                let count = together.min(panels.end - panel);
+            for panel in panels.clone().step_by(P) {
+                let count = P.min(panels.end - panel);
                 for row0 in rows.clone().step_by(x.height) {
                     let target = |panel: usize| {
                         let column = panel * NR;
@@ -300,17 +341,18 @@ impl Int8Matrix {
                     };
                     #[cfg(target_arch = "x86_64")]
                     (panel..panel + count).for_each(|panel| micro::x86::announce(target(panel)));
-                    let mut tiles: Tiles = [[[0.0; NR]; MR]; PANELS];
                     for group in groups.clone() {
-                        match count {
-                            1 => self.add_group::<1>(x, row0 / x.height, panel, group, &mut tiles),
-                            _ => self.add_group::<PANELS>(x, row0 / x.height, panel, group, &mut tiles),
+                        let fresh = group == groups.start;
+                        if count == P {
+                            self.add_group(x, row0 / x.height, panel, group, fresh, &mut tiles);
+                        } else if let Some(one) = tiles.first_chunk_mut::<1>() {
+                            self.add_group(x, row0 / x.height, panel, group, fresh, one);
                         }
                     }
                     for (panel, tile) in (panel..panel + count).zip(&tiles) {
                         // SAFETY: the tile lies in the rows and columns that are ours, as the caller promises.
                         unsafe {
-                            micro::put_tile(tile, target(panel));
+                            micro::put_rows(tile, target(panel));
                             micro::activate(target(panel), finish.act(groups.end == x.groups));
                         }
                     }
@@ -319,8 +361,64 @@ impl Int8Matrix {
         }
     }
 
-    /// Adds the products of one panel of rows with P panels in one group, scaled.
-    fn add_group<const P: usize>(&self, x: &Rows, row_panel: usize, panel: usize, group: usize, tiles: &mut Tiles) {
+    /// As [`Int8Matrix::tiles`] with AMX, of rows in its units, which are there only where `level` found it.
+    ///
+    /// # Safety
+    /// As [`Int8Matrix::tiles`].
+    #[cfg(target_arch = "x86_64")]
+    unsafe fn amx_tiles(&self, x: &Rows, rows: Range<usize>, panels: Range<usize>, output: Output, finish: Finish<'_>) {
+        let (n, padded, depth) = (self.cols, self.cols.div_ceil(NR) * NR, self.rows.next_multiple_of(QUAD));
+        let mut tiles: Vec<_> = (0..rows.len().div_ceil(x.height)).map(|_| amx::Tile([[0.0; NR]; amx::HEIGHT])).collect();
+        let mut sums = amx::Tile([[0; NR]; amx::HEIGHT]);
+        for chunk in (0..x.groups).step_by(CHUNK) {
+            let groups = chunk..x.groups.min(chunk + CHUNK);
+            for panel in panels.clone() {
+                // A group of the panel stays in the first-level cache while all rows meet it.
+                for group in groups.clone() {
+                    let start = group * GROUP;
+                    let deep = (depth - start).min(GROUP);
+                    let values = &self.panels[(panel * depth + start) * NR..][..deep * NR];
+                    for (row0, tile) in rows.clone().step_by(x.height).zip(&mut tiles) {
+                        let height = x.height.min(rows.end - row0);
+                        let row_scales =
+                            std::array::from_fn(|row| if row < height { x.scales[(row0 + row) * x.groups + group] } else { 0.0 });
+                        let scales = amx::Scales {
+                            rows: &row_scales,
+                            columns: &self.scales[group * padded + panel * NR..][..NR],
+                            offsets: &self.offsets[group * padded + panel * NR..][..NR],
+                        };
+                        // SAFETY: `level` found AMX, and with it AVX-512, when the rows were rounded.
+                        unsafe {
+                            amx::int8(&x.values[row0 * x.depth + start * x.height..], values, deep, &mut sums);
+                            amx::add_scaled(&sums, &scales, height, group == groups.start, tile);
+                        }
+                    }
+                }
+                for (row0, tile) in rows.clone().step_by(x.height).zip(&tiles) {
+                    let column = panel * NR;
+                    let (height, width) = (x.height.min(rows.end - row0), NR.min(n - column));
+                    let onto = finish.onto(chunk == 0, column);
+                    let target = Target { start: output.at(row0, column), stride: output.stride, height, width, onto };
+                    // SAFETY: the tile lies in the rows and columns that are ours, as the caller promises.
+                    unsafe {
+                        micro::put_rows(&tile.0, target);
+                        micro::activate(target, finish.act(groups.end == x.groups));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Adds the products of one panel of rows with P panels in one group, scaled; `fresh` tiles hold nothing yet.
+    fn add_group<const P: usize>(
+        &self,
+        x: &Rows,
+        row_panel: usize,
+        panel: usize,
+        group: usize,
+        fresh: bool,
+        tiles: &mut Tiles<P>,
+    ) {
         let padded = self.cols.div_ceil(NR) * NR;
         let start = group * GROUP;
         let quads = (x.depth - start).min(GROUP) / QUAD;
@@ -336,11 +434,11 @@ impl Int8Matrix {
             offsets: std::array::from_fn(|p| &self.offsets[group * padded + (panel + p) * NR..][..NR]),
         };
         #[cfg(target_arch = "x86_64")]
-        if level() == Level::Avx512 {
+        if level() >= Level::Avx512 {
             // SAFETY: `level` found AVX-512 VNNI on this CPU; the slices above have the lengths of `quads` quads and NR columns.
-            return unsafe { x86::add_group(&part, quads, tiles) };
+            return unsafe { x86::add_group(&part, quads, fresh, tiles) };
         }
-        add_group_portable(&part, tiles);
+        add_group_portable(&part, fresh, tiles);
     }
 }
 
@@ -357,8 +455,8 @@ struct Meeting<'a, const P: usize> {
 }
 
 /// The scalar twin.
-fn add_group_portable<const P: usize>(part: &Meeting<'_, P>, tiles: &mut Tiles) {
-    for (p, tile) in tiles.iter_mut().enumerate().take(P) {
+fn add_group_portable<const P: usize>(part: &Meeting<'_, P>, fresh: bool, tiles: &mut Tiles<P>) {
+    for (p, tile) in tiles.iter_mut().enumerate() {
         let mut sums = [[0i32; NR]; MR];
         for (a, b) in part.a.chunks_exact(part.height * QUAD).zip(part.panels[p].chunks_exact(QUAD * NR)) {
             for (sums, a) in sums.iter_mut().zip(a.chunks_exact(QUAD)) {
@@ -369,7 +467,8 @@ fn add_group_portable<const P: usize>(part: &Meeting<'_, P>, tiles: &mut Tiles) 
         }
         for ((tile, sums), row_scale) in tile.iter_mut().zip(&sums).zip(part.row_scales).take(part.height) {
             for (((value, sum), offset), scale) in tile.iter_mut().zip(sums).zip(part.offsets[p]).zip(part.scales[p]) {
-                *value += (sum - offset) as f32 * (row_scale * scale);
+                let product = (sum - offset) as f32 * (row_scale * scale);
+                *value = if fresh { product } else { *value + product };
             }
         }
     }
@@ -389,15 +488,15 @@ mod x86 {
     /// The CPU has AVX-512 F and VNNI; rows, panels, scales and offsets of `part` have the lengths of `quads` quads and NR columns, and its
     /// height is MR or at most 4.
     #[target_feature(enable = "avx512f,avx512vnni")]
-    pub(super) unsafe fn add_group<const P: usize>(part: &Meeting<'_, P>, quads: usize, tiles: &mut Tiles) {
+    pub(super) unsafe fn add_group<const P: usize>(part: &Meeting<'_, P>, quads: usize, fresh: bool, tiles: &mut Tiles<P>) {
         // SAFETY: the caller's promise; each kernel reads as many rows as its name says.
         unsafe {
             match part.height {
-                1 => kernel::<1, P>(part, quads, tiles),
-                2 => kernel::<2, P>(part, quads, tiles),
-                3 => kernel::<3, P>(part, quads, tiles),
-                4 => kernel::<4, P>(part, quads, tiles),
-                _ => kernel::<MR, P>(part, quads, tiles),
+                1 => kernel::<1, P>(part, quads, fresh, tiles),
+                2 => kernel::<2, P>(part, quads, fresh, tiles),
+                3 => kernel::<3, P>(part, quads, fresh, tiles),
+                4 => kernel::<4, P>(part, quads, fresh, tiles),
+                _ => kernel::<MR, P>(part, quads, fresh, tiles),
             }
         }
     }
@@ -406,7 +505,7 @@ mod x86 {
     /// As [`add_group`], the height being ROWS.
     #[inline]
     #[target_feature(enable = "avx512f,avx512vnni")]
-    unsafe fn kernel<const ROWS: usize, const P: usize>(part: &Meeting<'_, P>, quads: usize, tiles: &mut Tiles) {
+    unsafe fn kernel<const ROWS: usize, const P: usize>(part: &Meeting<'_, P>, quads: usize, fresh: bool, tiles: &mut Tiles<P>) {
         let a = part.a.as_ptr();
         let panels = part.panels.map(<[i8]>::as_ptr);
         let mut registers = [[[_mm512_setzero_si512(); 2]; P]; ROWS];
@@ -439,7 +538,9 @@ mod x86 {
                         let sum = _mm512_cvtepi32_ps(_mm512_sub_epi32(sums[p][half], offset));
                         let scale = _mm512_mul_ps(_mm512_set1_ps(part.row_scales[row]), scale);
                         let out = tiles[p][row].as_mut_ptr().add(half * 16);
-                        _mm512_storeu_ps(out, _mm512_add_ps(_mm512_loadu_ps(out), _mm512_mul_ps(sum, scale)));
+                        let product = _mm512_mul_ps(sum, scale);
+                        let sum = if fresh { product } else { _mm512_add_ps(_mm512_loadu_ps(out), product) };
+                        _mm512_storeu_ps(out, sum);
                     }
                 }
             }

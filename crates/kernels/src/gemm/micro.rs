@@ -55,7 +55,7 @@ pub(super) unsafe fn tile_f32(a: &[f32], b: &[f32], depth: usize, target: Target
     match level() {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: `level` found AVX-512 on this CPU; the assertion gives the panels their length, the caller the target.
-        Level::Avx512 => return unsafe { x86::f32_avx512(a.as_ptr(), b.as_ptr(), depth, target) },
+        Level::Avx512 | Level::Amx => return unsafe { x86::f32_avx512(a.as_ptr(), b.as_ptr(), depth, target) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: `level` found AVX2 and FMA on this CPU; all accesses are through slices.
         Level::Avx2 => unsafe { x86::f32_avx2(a, b, depth, &mut tile) },
@@ -76,7 +76,7 @@ pub(super) unsafe fn tile_bf16(a: &[u16], b: &[u16], depth: usize, target: Targe
     match level() {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: `level` found AVX-512 BF16 on this CPU; the assertions give the panels their length, the caller the target.
-        Level::Avx512 => return unsafe { x86::bf16_avx512(a.as_ptr(), b.as_ptr(), depth / 2, target) },
+        Level::Avx512 | Level::Amx => return unsafe { x86::bf16_avx512(a.as_ptr(), b.as_ptr(), depth / 2, target) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: `level` found AVX2 and FMA on this CPU; all accesses are through slices.
         Level::Avx2 => unsafe { x86::bf16_avx2(a, b, depth, &mut tile) },
@@ -90,14 +90,14 @@ pub(super) unsafe fn tile_bf16(a: &[u16], b: &[u16], depth: usize, target: Targe
 ///
 /// # Safety
 /// As [`tile_f32`].
-pub(super) unsafe fn put_tile(tile: &Tile, target: Target) {
+pub(super) unsafe fn put_rows(rows: &[[f32; NR]], target: Target) {
     #[cfg(target_arch = "x86_64")]
-    if level() == Level::Avx512 {
+    if level() >= Level::Avx512 {
         // SAFETY: `level` found AVX-512 on this CPU; the rest is the caller's promise.
-        return unsafe { x86::put_tile(tile, target) };
+        return unsafe { x86::put_rows(rows, target) };
     }
     // SAFETY: the caller's promise.
-    unsafe { store(tile, target) };
+    unsafe { store(rows, target) };
 }
 
 /// # Safety
@@ -168,16 +168,13 @@ pub(super) mod x86 {
     use super::{MR, NR, Onto, Target, Tile};
 
     /// # Safety
-    /// The CPU has AVX-512 F; `target` is as [`super::tile_f32`] wants it, and no taller than `sums`.
+    /// The CPU has AVX-512 F; `target` is as [`super::tile_f32`] wants it.
     #[inline]
     #[target_feature(enable = "avx512f")]
-    pub(in crate::gemm) unsafe fn put<const ROWS: usize>(sums: &[[__m512; 2]; ROWS], target: Target) {
+    unsafe fn put_all(rows: impl Iterator<Item = [__m512; 2]>, target: Target) {
         let mask = |width: usize| if width >= 16 { u16::MAX } else { (1u16 << width) - 1 };
         let masks = [mask(target.width), mask(target.width.saturating_sub(16))];
-        for (row, sums) in sums.iter().enumerate() {
-            if row >= target.height {
-                break;
-            }
+        for (row, sums) in rows.take(target.height).enumerate() {
             for half in 0..2 {
                 // SAFETY: the masks hide what is right of the target; masked lanes are neither read nor written. The address itself may lie
                 // outside, so it is computed with wrapping.
@@ -198,13 +195,22 @@ pub(super) mod x86 {
     }
 
     /// # Safety
-    /// As [`put`].
+    /// As [`put_all`].
+    #[inline]
     #[target_feature(enable = "avx512f")]
-    pub(super) unsafe fn put_tile(tile: &Tile, target: Target) {
-        // SAFETY: rows of a tile are two vectors; the rest is the caller's promise.
+    pub(in crate::gemm) unsafe fn put<const ROWS: usize>(sums: &[[__m512; 2]; ROWS], target: Target) {
+        // SAFETY: the caller's promise.
+        unsafe { put_all(sums.iter().copied(), target) };
+    }
+
+    /// # Safety
+    /// As [`put_all`].
+    #[target_feature(enable = "avx512f")]
+    pub(super) unsafe fn put_rows(rows: &[[f32; NR]], target: Target) {
+        // SAFETY: a row is two vectors; the rest is the caller's promise.
         unsafe {
             let load = |row: &[f32; NR]| [_mm512_loadu_ps(row.as_ptr()), _mm512_loadu_ps(row.as_ptr().add(16))];
-            put(&tile.each_ref().map(load), target);
+            put_all(rows.iter().map(load), target);
         }
     }
 

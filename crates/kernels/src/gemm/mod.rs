@@ -4,6 +4,8 @@
 //! into blocks of C, never along the sums, and every path sums in the same order: a value depends neither on the number of threads nor
 //! on the rows and columns beside it.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod int8;
 mod micro;
 mod pack;
@@ -16,7 +18,7 @@ use rayon::prelude::*;
 
 use crate::activation::Activation;
 use crate::cpu::{Level, level};
-use micro::{MR, NR, Onto, Target};
+use micro::{NR, Onto, Target};
 
 pub use int8::{GROUP as INT8_GROUP, Int8Matrix};
 pub use packed::{Element, PackedMatrix, Part, WeightFormat};
@@ -102,9 +104,11 @@ fn product(a: Matrix<'_>, b: Matrix<'_>, c: &mut [f32], accumulate: bool, precis
         return small::few_rows(a, b, c, accumulate, precision, parallel);
     }
     match (precision, level()) {
-        (Precision::Bf16, Level::Avx512) => blocked::<u16>(a, b, c, accumulate, parallel, pack::Bf16Pairs),
-        (Precision::Bf16, _) => blocked::<f32>(a, b, c, accumulate, parallel, pack::F32 { round: true }),
-        (Precision::F32, _) => blocked::<f32>(a, b, c, accumulate, parallel, pack::F32 { round: false }),
+        #[cfg(target_arch = "x86_64")]
+        (Precision::Bf16, Level::Amx) => blocked::<u16, _>(a, b, c, accumulate, parallel, pack::Bf16Tiles),
+        (Precision::Bf16, Level::Avx512) => blocked::<u16, _>(a, b, c, accumulate, parallel, pack::Bf16Pairs),
+        (Precision::Bf16, _) => blocked::<f32, _>(a, b, c, accumulate, parallel, pack::F32 { round: true }),
+        (Precision::F32, _) => blocked::<f32, _>(a, b, c, accumulate, parallel, pack::F32 { round: false }),
     }
 }
 
@@ -193,13 +197,13 @@ struct Cut {
 }
 
 impl Cut {
-    /// For `m` rows of `row_bytes` in a block of depth.
-    fn new(m: usize, num_panels: usize, row_bytes: usize, parallel: bool) -> Self {
+    /// For `m` rows of `row_bytes` in a block of depth, in tiles of `height` rows.
+    fn new(m: usize, height: usize, num_panels: usize, row_bytes: usize, parallel: bool) -> Self {
         let (threads, tasks) = if parallel { (rayon::current_num_threads(), 4 * rayon::current_num_threads()) } else { (1, 1) };
         // As many tasks as threads, or a multiple of it, all as high as possible: no thread waits for another at the end.
-        let tiles = m.div_ceil(MR);
-        let most = (LEFT_BYTES / (MR * row_bytes.max(1))).clamp(2, 16);
-        let rows = tiles.div_ceil(tiles.div_ceil(most).next_multiple_of(threads)).max(2) * MR;
+        let tiles = m.div_ceil(height);
+        let most = (LEFT_BYTES / (height * row_bytes.max(1))).clamp(2, 16);
+        let rows = tiles.div_ceil(tiles.div_ceil(most).next_multiple_of(threads)).max(2) * height;
         let row_tasks = m.div_ceil(rows);
         let panels = num_panels.div_ceil(tasks.div_ceil(row_tasks)).max(8);
         Self { rows, panels, row_tasks, column_tasks: num_panels.div_ceil(panels), parallel }
@@ -217,17 +221,17 @@ struct Block<'a, T> {
     depth: usize,
 }
 
-fn blocked<T: Copy + Default + Send + Sync>(
+fn blocked<T: Copy + Default + Send + Sync, P: pack::Packing<T>>(
     a: Matrix<'_>,
     b: Matrix<'_>,
     c: &mut [f32],
     accumulate: bool,
     parallel: bool,
-    packing: impl pack::Packing<T>,
+    packing: P,
 ) {
     let (n, k) = (b.cols, a.cols);
     let num_panels = n.div_ceil(NR);
-    let cut = Cut::new(a.rows, num_panels, k.min(KC) * size_of::<T>(), parallel);
+    let cut = Cut::new(a.rows, P::HEIGHT, num_panels, k.min(KC) * size_of::<T>(), parallel);
     let mut b_packed: Vec<T> = Vec::new();
     for k0 in (0..k).step_by(KC) {
         let depth = KC.min(k - k0);
@@ -250,49 +254,51 @@ fn blocked<T: Copy + Default + Send + Sync>(
 /// # Safety
 /// `output` is valid for writes of `a.rows` rows of `n` values, which nobody else has access to, and holds values where the product is added to
 /// them.
-unsafe fn multiply<T: Copy + Default + Send + Sync>(
+unsafe fn multiply<T: Copy + Default + Send + Sync, P: pack::Packing<T>>(
     a: &Matrix<'_>,
     block: Block<'_, T>,
     output: Output,
     n: usize,
     finish: Finish<'_>,
     cut: Cut,
-    packing: impl pack::Packing<T>,
+    packing: P,
 ) {
     let m = a.rows;
     let num_panels = n.div_ceil(NR);
     let (first_block, last_block) = (block.k0 == 0, block.k0 + block.depth == a.cols);
     let padded = packing.padded_depth(block.depth);
-    let work = |a_packed: &mut Vec<T>, task: usize| {
+    let a_stride = packing.left_depth(block.depth) * P::HEIGHT;
+    let multiply_rows = |task: usize, a_packed: &mut Vec<T>| {
         let row0 = task / cut.column_tasks * cut.rows;
         let rows = cut.rows.min(m - row0);
-        a_packed.resize(rows.div_ceil(MR) * padded * MR, T::default());
-        for (panel, out) in a_packed.chunks_exact_mut(padded * MR).enumerate() {
-            packing.rows(a, block.k0, block.depth, row0 + panel * MR, out);
+        let len = rows.div_ceil(P::HEIGHT) * a_stride;
+        if a_packed.len() < len {
+            a_packed.resize(len, T::default());
+        }
+        let a_packed = &mut a_packed[..len];
+        for (panel, out) in a_packed.chunks_exact_mut(a_stride).enumerate() {
+            packing.rows(a, block.k0, block.depth, row0 + panel * P::HEIGHT, out);
         }
         let first = task % cut.column_tasks * cut.panels;
         for j in first..(first + cut.panels).min(num_panels) {
             let b_panel = &block.panels[block.start + j * block.stride..][..padded * NR];
-            for (i, a_panel) in a_packed.chunks_exact(padded * MR).enumerate() {
-                let (row, column) = (row0 + i * MR, j * NR);
-                let (height, width) = (MR.min(m - row), NR.min(n - column));
+            let target = |i: usize| {
+                let (row, column) = (row0 + i * P::HEIGHT, j * NR);
+                let (height, width) = (P::HEIGHT.min(m - row), NR.min(n - column));
                 let onto = finish.onto(first_block, column);
-                let target = Target { start: output.at(row, column), stride: output.stride, height, width, onto };
-                // SAFETY: the tile lies in C, which is ours until all tasks are done, as the caller promises, and tiles of tasks are
-                // disjoint; a row that is added has a value for each column.
-                unsafe {
-                    packing.tile(a_panel, b_panel, padded, target);
-                    micro::activate(target, finish.act(last_block));
-                }
-            }
+                Target { start: output.at(row, column), stride: output.stride, height, width, onto }
+            };
+            // SAFETY: the tiles lie in C, which is ours until all tasks are done, as the caller promises, and tiles of tasks are
+            // disjoint; a row that is added has a value for each column.
+            unsafe { packing.strip(a_packed, b_panel, padded, target, finish.act(last_block)) };
         }
     };
     let tasks = cut.row_tasks * cut.column_tasks;
+    let work = |task| packing.memory(|a_packed| multiply_rows(task, a_packed));
     if cut.parallel {
-        (0..tasks).into_par_iter().for_each_init(Vec::new, work);
+        (0..tasks).into_par_iter().for_each(work);
     } else {
-        let mut a_packed = Vec::new();
-        (0..tasks).for_each(|task| work(&mut a_packed, task));
+        (0..tasks).for_each(work);
     }
 }
 

@@ -1,24 +1,51 @@
 //! Panels: MR rows of A or NR columns of B, depth after depth, zero-filled at the edges.
 
+use std::cell::Cell;
+use std::thread::LocalKey;
+
 use half::bf16;
 
 use super::Matrix;
+#[cfg(target_arch = "x86_64")]
+use super::amx;
 use super::micro::{self, MR, NR, Target};
+use crate::activation::Activation;
 use crate::cpu::{Level, level};
 
 /// How panels of element type T are laid out, and the kernel that multiplies them.
 pub(super) trait Packing<T>: Copy + Send + Sync {
+    /// Rows in a panel of A, and of a tile of C.
+    const HEIGHT: usize = MR;
     /// Depth of a panel whose matrix part is `depth` deep.
     fn padded_depth(&self, depth: usize) -> usize;
-    /// Packs MR rows of `a` from `row0`, columns `k0 .. k0 + depth`.
+    /// Depth of a panel of A, which may be padded further.
+    fn left_depth(&self, depth: usize) -> usize {
+        self.padded_depth(depth)
+    }
+    /// Packs HEIGHT rows of `a` from `row0`, columns `k0 .. k0 + depth`.
     fn rows(&self, a: &Matrix<'_>, k0: usize, depth: usize, row0: usize, out: &mut [T]);
     /// Packs NR columns of `b` from `col0`, rows `k0 .. k0 + depth`.
     fn columns(&self, b: &Matrix<'_>, k0: usize, depth: usize, col0: usize, out: &mut [T]);
+    /// Memory of this thread for panels, with what was there before.
+    fn memory<R>(&self, work: impl FnOnce(&mut Vec<T>) -> R) -> R;
     /// Multiplies two panels into a tile.
     ///
     /// # Safety
     /// `target` is valid for writes, and nobody else has access to its values.
     unsafe fn tile(&self, a: &[T], b: &[T], depth: usize, target: Target);
+    /// Multiplies panels of A, one behind the other, with one of B: panel i into `target(i)`, which is then activated.
+    ///
+    /// # Safety
+    /// As [`Packing::tile`], for each target; their tiles are disjoint.
+    unsafe fn strip(&self, a: &[T], b: &[T], depth: usize, target: impl Fn(usize) -> Target, act: Activation) {
+        for (i, a_panel) in a.chunks_exact(self.left_depth(depth) * Self::HEIGHT).enumerate() {
+            // SAFETY: the caller's promise.
+            unsafe {
+                self.tile(a_panel, b, depth, target(i));
+                micro::activate(target(i), act);
+            }
+        }
+    }
 }
 
 /// f32 panels; `round` rounds the values to bfloat16, for CPUs without its instructions.
@@ -105,16 +132,16 @@ impl F32 {
         depth: usize,
         out: &mut [f32],
     ) {
-        if lanes < W {
-            out.fill(0.0);
-        }
         #[cfg(target_arch = "x86_64")]
-        if !self.round && level() == Level::Avx512 {
+        if !self.round && level() >= Level::Avx512 {
             let source = Source { data, strides, lane0, lanes, k0, depth };
             // SAFETY: `level` found AVX-512 on this CPU.
             if unsafe { x86::pack_f32::<W>(source, out) } {
                 return;
             }
+        }
+        if lanes < W {
+            out.fill(0.0);
         }
         if self.round {
             gather(data, strides, lane0, lanes, k0, depth, |lane, d, value| out[d * W + lane] = rounded(value));
@@ -133,7 +160,24 @@ impl F32 {
     }
 }
 
+thread_local! {
+    static WIDE: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+    static NARROW: Cell<Vec<u16>> = const { Cell::new(Vec::new()) };
+}
+
+/// Lends what a thread keeps; a task within a task has memory of its own.
+fn lend<T, R>(kept: &'static LocalKey<Cell<Vec<T>>>, work: impl FnOnce(&mut Vec<T>) -> R) -> R {
+    let mut memory = kept.take();
+    let result = work(&mut memory);
+    kept.set(memory);
+    result
+}
+
 impl Packing<f32> for F32 {
+    fn memory<R>(&self, work: impl FnOnce(&mut Vec<f32>) -> R) -> R {
+        lend(&WIDE, work)
+    }
+
     fn padded_depth(&self, depth: usize) -> usize {
         depth
     }
@@ -163,16 +207,16 @@ impl Bf16Pairs {
         depth: usize,
         out: &mut [u16],
     ) {
-        if lanes < W || depth % 2 == 1 {
-            out.fill(0);
-        }
         #[cfg(target_arch = "x86_64")]
-        if level() == Level::Avx512 {
+        if level() >= Level::Avx512 {
             let source = Source { data, strides, lane0, lanes, k0, depth };
             // SAFETY: `level` found AVX-512 BF16 on this CPU.
             if unsafe { x86::pack_bf16::<W>(source, out) } {
                 return;
             }
+        }
+        if lanes < W || depth % 2 == 1 {
+            out.fill(0);
         }
         gather(data, strides, lane0, lanes, k0, depth, |lane, d, value| {
             out[(d / 2) * 2 * W + lane * 2 + d % 2] = bf16_bits(value);
@@ -191,6 +235,10 @@ impl Bf16Pairs {
 }
 
 impl Packing<u16> for Bf16Pairs {
+    fn memory<R>(&self, work: impl FnOnce(&mut Vec<u16>) -> R) -> R {
+        lend(&NARROW, work)
+    }
+
     fn padded_depth(&self, depth: usize) -> usize {
         depth.next_multiple_of(2)
     }
@@ -206,5 +254,94 @@ impl Packing<u16> for Bf16Pairs {
     unsafe fn tile(&self, a: &[u16], b: &[u16], depth: usize, target: Target) {
         // SAFETY: the caller's promise.
         unsafe { micro::tile_bf16(a, b, depth, target) };
+    }
+}
+
+/// bf16 panels of A in blocks for AMX; those of B are [`Bf16Pairs`]'.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy)]
+pub(super) struct Bf16Tiles;
+
+#[cfg(target_arch = "x86_64")]
+thread_local! {
+    static TILES: Cell<Vec<amx::Tile<f32>>> = const { Cell::new(Vec::new()) };
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Bf16Tiles {
+    /// Depths of a strip that are worked on together: a piece of B of that depth stays in the first-level cache.
+    const DEPTH: usize = 512;
+
+    /// All of `a`, row after row of whole blocks.
+    pub(super) fn plain(self, a: &Matrix<'_>) -> Vec<u16> {
+        let depth = self.left_depth(a.cols);
+        let mut out = vec![0; a.rows * depth];
+        gather(a.data, [a.row_stride, a.col_stride], 0, a.rows, 0, a.cols, |row, d, value| {
+            out[row * depth + d] = bf16_bits(value)
+        });
+        out
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Packing<u16> for Bf16Tiles {
+    const HEIGHT: usize = amx::HEIGHT;
+
+    fn memory<R>(&self, work: impl FnOnce(&mut Vec<u16>) -> R) -> R {
+        lend(&NARROW, work)
+    }
+
+    fn padded_depth(&self, depth: usize) -> usize {
+        depth.next_multiple_of(2)
+    }
+
+    fn left_depth(&self, depth: usize) -> usize {
+        depth.next_multiple_of(amx::BLOCK)
+    }
+
+    fn rows(&self, a: &Matrix<'_>, k0: usize, depth: usize, row0: usize, out: &mut [u16]) {
+        let (strides, lanes) = ([a.row_stride, a.col_stride], Self::HEIGHT.min(a.rows - row0));
+        let source = Source { data: a.data, strides, lane0: row0, lanes, k0, depth };
+        // SAFETY: tiles are chosen only where `level` found AMX, which includes AVX-512 BF16.
+        if unsafe { x86::pack_tiles(source, out) } {
+            return;
+        }
+        out.fill(0);
+        gather(a.data, strides, row0, lanes, k0, depth, |lane, d, value| {
+            out[(d / amx::BLOCK * Self::HEIGHT + lane) * amx::BLOCK + d % amx::BLOCK] = bf16_bits(value);
+        });
+    }
+
+    fn columns(&self, b: &Matrix<'_>, k0: usize, depth: usize, col0: usize, out: &mut [u16]) {
+        Bf16Pairs.columns(b, k0, depth, col0, out);
+    }
+
+    unsafe fn tile(&self, a: &[u16], b: &[u16], depth: usize, target: Target) {
+        // SAFETY: the caller's promise.
+        unsafe { self.strip(a, b, depth, |_| target, Activation::None) };
+    }
+
+    unsafe fn strip(&self, a: &[u16], b: &[u16], depth: usize, target: impl Fn(usize) -> Target, act: Activation) {
+        let stride = self.left_depth(depth) * Self::HEIGHT;
+        let count = a.len() / stride;
+        lend(&TILES, |tiles| {
+            if tiles.len() < count {
+                tiles.resize_with(count, || amx::Tile([[0.0; NR]; amx::HEIGHT]));
+            }
+            for k0 in (0..depth).step_by(Self::DEPTH) {
+                let deep = Self::DEPTH.min(depth - k0);
+                for (a, tile) in a.chunks_exact(stride).zip(tiles.iter_mut()) {
+                    // SAFETY: tiles are chosen only where `level` found AMX.
+                    unsafe { amx::bf16(&a[k0 * Self::HEIGHT..], &b[k0 * NR..], deep, k0 == 0, tile) };
+                }
+            }
+            for (i, tile) in tiles.iter().enumerate().take(count) {
+                // SAFETY: the caller's promise.
+                unsafe {
+                    micro::put_rows(&tile.0, target(i));
+                    micro::activate(target(i), act);
+                }
+            }
+        });
     }
 }

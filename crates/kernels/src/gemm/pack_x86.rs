@@ -74,7 +74,7 @@ fn pairs(low: __m512, high: __m512) -> __m512i {
     unsafe { std::mem::transmute(_mm512_cvtne2ps_pbh(high, low)) }
 }
 
-/// Packs a panel of W lanes whose unused lanes are zero already; false where neither axis follows memory.
+/// Packs a panel of W lanes, zeros in those that the matrix has none for; false, and nothing is written, where neither axis follows memory.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 pub(super) fn pack_f32<const W: usize>(source: Source<'_>, out: &mut [f32]) -> bool {
     let Source { data, strides: [lane_stride, depth_stride], lane0, lanes, k0, depth } = source;
@@ -85,6 +85,7 @@ pub(super) fn pack_f32<const W: usize>(source: Source<'_>, out: &mut [f32]) -> b
                 out[d * W..][..W].copy_from_slice(&line[..W]);
             } else {
                 out[d * W..][..lanes].copy_from_slice(line);
+                out[d * W..][lanes..W].fill(0.0);
             }
         }
         return true;
@@ -92,8 +93,8 @@ pub(super) fn pack_f32<const W: usize>(source: Source<'_>, out: &mut [f32]) -> b
     if depth_stride != 1 {
         return false;
     }
-    for group in (0..lanes).step_by(16) {
-        let count = (lanes - group).min(16);
+    for group in (0..W).step_by(16) {
+        let (count, wide) = (lanes.saturating_sub(group).min(16), (W - group).min(16));
         for d0 in (0..depth).step_by(16) {
             let deep = (depth - d0).min(16);
             let mut block = [_mm512_setzero_si512(); 16];
@@ -102,7 +103,7 @@ pub(super) fn pack_f32<const W: usize>(source: Source<'_>, out: &mut [f32]) -> b
             }
             transpose(&mut block);
             for (d, &row) in block.iter().enumerate().take(deep) {
-                store(out, (d0 + d) * W + group, count, row);
+                store(out, (d0 + d) * W + group, wide, row);
             }
         }
     }
@@ -116,14 +117,17 @@ pub(super) fn pack_bf16<const W: usize>(source: Source<'_>, out: &mut [u16]) -> 
     if lane_stride != 1 && depth_stride != 1 {
         return false;
     }
-    for group in (0..lanes).step_by(16) {
-        let count = (lanes - group).min(16);
+    for group in (0..W).step_by(16) {
+        let (count, wide) = (lanes.saturating_sub(group).min(16), (W - group).min(16));
         if lane_stride == 1 {
             for d in (0..depth).step_by(2) {
-                let start = (k0 + d) * depth_stride + lane0 + group;
+                let start = if count > 0 { (k0 + d) * depth_stride + lane0 + group } else { 0 };
                 let even = rounded(load(data, start, count));
-                let odd = if d + 1 < depth { rounded(load(data, start + depth_stride, count)) } else { _mm512_setzero_si512() };
-                store(out, d * W + group * 2, count, _mm512_or_si512(even, _mm512_slli_epi32::<16>(odd)));
+                let odd = match d + 1 < depth && count > 0 {
+                    true => rounded(load(data, start + depth_stride, count)),
+                    false => _mm512_setzero_si512(),
+                };
+                store(out, d * W + group * 2, wide, _mm512_or_si512(even, _mm512_slli_epi32::<16>(odd)));
             }
             continue;
         }
@@ -137,7 +141,58 @@ pub(super) fn pack_bf16<const W: usize>(source: Source<'_>, out: &mut [u16]) -> 
             }
             transpose(&mut block);
             for (pair, &row) in block.iter().enumerate().take(deep.div_ceil(2)) {
-                store(out, (d0 + 2 * pair) * W + group * 2, count, row);
+                store(out, (d0 + 2 * pair) * W + group * 2, wide, row);
+            }
+        }
+    }
+    true
+}
+
+/// Packs 32 lanes in blocks of 32 depths, `[block][lane][depth]`, rounded to bf16, zeros in what the matrix has nothing for; false, and nothing
+/// is written, where neither axis follows memory.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+pub(super) fn pack_tiles(source: Source<'_>, out: &mut [u16]) -> bool {
+    const LANES: usize = 32;
+    const BLOCK: usize = 32;
+    let Source { data, strides: [lane_stride, depth_stride], lane0, lanes, k0, depth } = source;
+    if lane_stride != 1 && depth_stride != 1 {
+        return false;
+    }
+    if depth_stride == 1 {
+        for lane in 0..LANES {
+            let row = &mut out[lane * BLOCK..];
+            for d0 in (0..depth).step_by(BLOCK) {
+                let words = if lane < lanes {
+                    let (start, deep) = ((lane0 + lane) * lane_stride + k0 + d0, (depth - d0).min(BLOCK));
+                    let high = if deep > 16 { load(data, start + 16, deep - 16) } else { _mm512_setzero_ps() };
+                    pairs(load(data, start, deep), high)
+                } else {
+                    _mm512_setzero_si512()
+                };
+                store(row, d0 * LANES, 16, words);
+            }
+        }
+        return true;
+    }
+    for group in (0..LANES).step_by(16) {
+        let count = lanes.saturating_sub(group).min(16);
+        for d0 in (0..depth).step_by(BLOCK) {
+            let mut block = [_mm512_setzero_si512(); 16];
+            if count > 0 {
+                for (pair, words) in block.iter_mut().enumerate().take((depth - d0).div_ceil(2)) {
+                    let d = d0 + 2 * pair;
+                    let start = (k0 + d) * depth_stride + lane0 + group;
+                    let even = rounded(load(data, start, count));
+                    let odd = match d + 1 < depth {
+                        true => rounded(load(data, start + depth_stride, count)),
+                        false => _mm512_setzero_si512(),
+                    };
+                    *words = _mm512_or_si512(even, _mm512_slli_epi32::<16>(odd));
+                }
+                transpose(&mut block);
+            }
+            for (lane, &words) in block.iter().enumerate() {
+                store(out, d0 * LANES + (group + lane) * BLOCK, 16, words);
             }
         }
     }

@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use super::int8::Int8Matrix;
+use super::int8::{Int8Matrix, Rows};
 use super::micro::NR;
 use super::pack::{self, Packing};
 use super::small::{self, FewRows};
 use super::{Base, Block, Cut, Finish, KC, Matrix, Output, Precision, SERIAL, multiply, rows};
 use crate::activation::Activation;
+use crate::cpu::{Level, level};
 use crate::map::MappedFile;
 use crate::store::Store;
 
@@ -227,6 +228,35 @@ impl PackedMatrix {
         c
     }
 
+    /// [`PackedMatrix::forward`] of the same rows through several layers, (matrix, bias, activation) each; rows that are to be rounded to 8
+    /// bits are rounded once.
+    ///
+    /// # Panics
+    /// As [`PackedMatrix::forward`].
+    pub fn forward_all(a: Matrix<'_>, layers: &[(&Self, Option<&[f32]>, Activation)]) -> Vec<Vec<f32>> {
+        let mut rounded = None;
+        let forward = |&(layer, bias, act): &(&Self, Option<&[f32]>, Activation)| {
+            let Panels::Int8(matrix) = &layer.panels else { return layer.forward(a, bias, act) };
+            if layer.rows == 0 {
+                return layer.forward(a, bias, act);
+            }
+            assert_eq!(a.cols, layer.rows, "inner sizes of a matrix product");
+            assert!(bias.is_none_or(|bias| bias.len() == layer.cols), "one bias a column");
+            let len = a.rows * layer.cols;
+            let mut c = Vec::with_capacity(len);
+            let output = Output { start: c.as_mut_ptr(), stride: layer.cols };
+            let finish = Finish { onto: bias.map_or(Base::Nothing, Base::Row), act };
+            let rows = rounded.get_or_insert_with(|| Rows::new(&a));
+            // SAFETY: there is room for the product, which is added to none of the vector's values; every value of it is written.
+            unsafe {
+                matrix.put_rounded(rows, a.rows, output, finish, len * layer.rows > SERIAL);
+                c.set_len(len);
+            }
+            c
+        };
+        layers.iter().map(forward).collect()
+    }
+
     /// As [`PackedMatrix::forward`] without an activation, on this thread alone, to memory that several tasks write to.
     ///
     /// # Safety
@@ -261,6 +291,10 @@ impl PackedMatrix {
         unsafe {
             match &self.panels {
                 Panels::F32(values) => by_panels(&a, values, output, n, finish, parallel, pack::F32 { round: false }),
+                #[cfg(target_arch = "x86_64")]
+                Panels::Bf16(values) if level() == Level::Amx => {
+                    by_panels(&a, values, output, n, finish, parallel, pack::Bf16Tiles)
+                }
                 Panels::Bf16(values) => by_panels(&a, values, output, n, finish, parallel, pack::Bf16Pairs),
                 Panels::Int8(matrix) => matrix.put_product(a, output, finish, parallel),
             }
@@ -270,20 +304,20 @@ impl PackedMatrix {
 
 /// # Safety
 /// As [`multiply`].
-unsafe fn by_panels<T: Copy + Default + Send + Sync>(
+unsafe fn by_panels<T: Copy + Default + Send + Sync, P: FewRows<T>>(
     a: &Matrix<'_>,
     panels: &[T],
     output: Output,
     n: usize,
     finish: Finish<'_>,
     parallel: bool,
-    packing: impl FewRows<T>,
+    packing: P,
 ) {
     if a.rows <= rows::MAX_ROWS {
         // SAFETY: the caller's promise.
         return unsafe { small::from_panels(a, panels, n, output, finish, parallel, packing) };
     }
-    let cut = Cut::new(a.rows, n.div_ceil(NR), a.cols.min(KC) * size_of::<T>(), parallel);
+    let cut = Cut::new(a.rows, P::HEIGHT, n.div_ceil(NR), a.cols.min(KC) * size_of::<T>(), parallel);
     let stride = packing.padded_depth(a.cols) * NR;
     for k0 in (0..a.cols).step_by(KC) {
         let block = Block { panels, start: k0 * NR, stride, k0, depth: KC.min(a.cols - k0) };
@@ -317,7 +351,7 @@ mod tests {
                         let expected: Vec<f32> = (0..k * n).map(|i| w[i % n * k + i / n]).collect();
                         assert_eq!(packed.unpack(), expected);
                     }
-                    for used_at in [Level::Portable, Level::Avx2, Level::Avx512] {
+                    for used_at in Level::ALL {
                         force_level(Some(used_at));
                         for accumulate in [false, true] {
                             let mut expected = values(m * n, 3);
@@ -334,6 +368,21 @@ mod tests {
                         }
                     }
                 }
+            }
+        });
+    }
+
+    #[test]
+    fn several_layers_at_once_are_one_after_the_other() {
+        let (m, k) = (13, 70);
+        let (a, w) = (values(m * k, 1), values(40 * k, 2));
+        let (a, bias) = (Matrix::new(&a, m, k), values(40, 3));
+        at_every_level(|_| {
+            for format in [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Int8] {
+                let [wide, narrow] = [40, 5].map(|n| PackedMatrix::new(Matrix::new(&w, n, k).t(), format));
+                let layers = [(&wide, Some(&bias[..]), Activation::GeluNew), (&narrow, None, Activation::None)];
+                let expected = layers.map(|(layer, bias, act)| layer.forward(a, bias, act));
+                assert_eq!(PackedMatrix::forward_all(a, &layers), expected, "{format:?}");
             }
         });
     }

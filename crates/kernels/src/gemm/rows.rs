@@ -2,6 +2,8 @@
 //!
 //! Each output is summed in the order of the large products, so a row's result doesn't depend on the rows beside it, to the last bit.
 
+#[cfg(target_arch = "x86_64")]
+use super::amx;
 use super::micro::{self, NR};
 use crate::cpu::{Level, level};
 
@@ -38,7 +40,7 @@ pub(super) fn rows_f32(x: Rows<'_, f32>, start: usize, panels: &[&[f32]], depth:
     match level() {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: `level` found AVX-512 on this CPU; `check` has found the lengths right.
-        Level::Avx512 => unsafe { x86::rows_f32(x, start, panels, depth, sums) },
+        Level::Avx512 | Level::Amx => unsafe { x86::rows_f32(x, start, panels, depth, sums) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: `level` found AVX2 and FMA on this CPU; all accesses are through slices.
         Level::Avx2 => unsafe { x86::rows_avx2(x, start, panels, depth, sums) },
@@ -53,11 +55,22 @@ pub(super) fn rows_bf16(x: Rows<'_, u16>, start: usize, panels: &[&[u16]], depth
     match level() {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: `level` found AVX-512 BF16 on this CPU; `check` and the assertion have found the lengths right.
-        Level::Avx512 => unsafe { x86::rows_bf16(x, start, panels, depth, sums) },
+        Level::Avx512 | Level::Amx => unsafe { x86::rows_bf16(x, start, panels, depth, sums) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: `level` found AVX2 and FMA on this CPU; all accesses are through slices.
         Level::Avx2 => unsafe { x86::rows_bf16_avx2(x, start, panels, depth, sums) },
         _ => pairs::<false>(x, start, panels, depth, sums),
+    }
+}
+
+/// As [`rows_bf16`] with tiles, where `level` has found them; rows are zero behind their depth up to a whole block.
+#[cfg(target_arch = "x86_64")]
+pub(super) fn rows_amx(x: Rows<'_, u16>, start: usize, panels: &[&[u16]], depth: usize, sums: &mut Sums) {
+    x.check(start, panels, depth);
+    assert!(start + depth.next_multiple_of(amx::BLOCK) <= x.length && level() == Level::Amx);
+    for (panel, sums) in panels.iter().zip(sums) {
+        // SAFETY: `level` found AMX; the assertions give rows and panel their lengths.
+        unsafe { amx::bf16_rows(x.values.as_ptr().add(start), x.length, x.count(), panel, depth, sums) };
     }
 }
 

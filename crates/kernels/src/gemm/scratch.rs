@@ -2,8 +2,7 @@
 
 use super::micro::NR;
 use super::pack::{self, Packing};
-use super::{Base, Block, Cut, Finish, KC, Matrix, Output, Precision, multiply};
-use crate::activation::Activation;
+use super::{Block, Cut, Finish, KC, Matrix, Output, Precision, multiply};
 use crate::cpu::{Level, level};
 
 /// A right factor packed for products of this thread alone. It keeps its memory from one factor to the next.
@@ -22,12 +21,17 @@ enum Kind {
     Plain,
     Rounded,
     Pairs,
+    #[cfg(target_arch = "x86_64")]
+    Tiles,
 }
 
 fn pack_all<T: Copy + Default>(b: &Matrix<'_>, out: &mut Vec<T>, packing: impl Packing<T>) {
     let stride = packing.padded_depth(b.rows) * NR;
-    out.resize(b.cols.div_ceil(NR) * stride, T::default());
-    for (panel, out) in out.chunks_exact_mut(stride.max(1)).enumerate() {
+    let len = b.cols.div_ceil(NR) * stride;
+    if out.len() < len {
+        out.resize(len, T::default());
+    }
+    for (panel, out) in out[..len].chunks_exact_mut(stride.max(1)).enumerate() {
         packing.columns(b, 0, b.rows, panel * NR, out);
     }
 }
@@ -38,10 +42,14 @@ impl Scratch {
         (self.rows, self.cols) = (b.rows, b.cols);
         self.kind = match (precision, level()) {
             (Precision::F32, _) => Kind::Plain,
+            #[cfg(target_arch = "x86_64")]
+            (Precision::Bf16, Level::Amx) => Kind::Tiles,
             (Precision::Bf16, Level::Avx512) => Kind::Pairs,
             (Precision::Bf16, _) => Kind::Rounded,
         };
         match self.kind {
+            #[cfg(target_arch = "x86_64")]
+            Kind::Tiles => pack_all(&b, &mut self.narrow, pack::Bf16Tiles),
             Kind::Pairs => pack_all(&b, &mut self.narrow, pack::Bf16Pairs),
             kind => pack_all(&b, &mut self.wide, pack::F32 { round: kind == Kind::Rounded }),
         }
@@ -56,27 +64,30 @@ impl Scratch {
             a.rows == 0 || (c.len() >= (a.rows - 1) * stride + self.cols && stride >= self.cols),
             "room for the matrix product"
         );
-        // SAFETY: C has room for the product and is borrowed mutably.
-        unsafe { self.product_at(a, c.as_mut_ptr(), stride) };
+        // SAFETY: C has room for the product and is borrowed mutably; it holds values.
+        unsafe { self.product_at(a, c.as_mut_ptr(), stride, false) };
     }
 
-    /// As [`Scratch::product`], to memory that several tasks write to.
+    /// As [`Scratch::product`], or `c += a b` if `accumulate`, to memory that several tasks write to.
     ///
     /// # Safety
     /// From `c`, `a.rows` rows of as many values as `b` has columns, `stride` apart, are valid for writes, and nobody else has access to
-    /// them.
+    /// them; they hold values if the product is added to them.
     ///
     /// # Panics
     /// If the inner sizes differ: callers own the shapes.
-    pub unsafe fn product_at(&self, a: Matrix<'_>, c: *mut f32, stride: usize) {
+    pub unsafe fn product_at(&self, a: Matrix<'_>, c: *mut f32, stride: usize, accumulate: bool) {
         assert_eq!(a.cols, self.rows, "inner sizes of a matrix product");
         let output = Output { start: c, stride };
-        // SAFETY: the caller's promise; the product is added to nothing that is there.
+        let finish = Finish::adding(accumulate);
+        // SAFETY: the caller's promise.
         unsafe {
             match self.kind {
-                Kind::Plain => blocks(&a, &self.wide, self.cols, output, pack::F32 { round: false }),
-                Kind::Rounded => blocks(&a, &self.wide, self.cols, output, pack::F32 { round: true }),
-                Kind::Pairs => blocks(&a, &self.narrow, self.cols, output, pack::Bf16Pairs),
+                Kind::Plain => blocks(&a, &self.wide, self.cols, output, finish, pack::F32 { round: false }),
+                Kind::Rounded => blocks(&a, &self.wide, self.cols, output, finish, pack::F32 { round: true }),
+                #[cfg(target_arch = "x86_64")]
+                Kind::Tiles => blocks(&a, &self.narrow, self.cols, output, finish, pack::Bf16Tiles),
+                Kind::Pairs => blocks(&a, &self.narrow, self.cols, output, finish, pack::Bf16Pairs),
             }
         }
     }
@@ -84,16 +95,16 @@ impl Scratch {
 
 /// # Safety
 /// As [`multiply`].
-unsafe fn blocks<T: Copy + Default + Send + Sync>(
+unsafe fn blocks<T: Copy + Default + Send + Sync, P: Packing<T>>(
     a: &Matrix<'_>,
     panels: &[T],
     n: usize,
     output: Output,
-    packing: impl Packing<T>,
+    finish: Finish<'_>,
+    packing: P,
 ) {
-    let cut = Cut::new(a.rows, n.div_ceil(NR), a.cols.min(KC) * size_of::<T>(), false);
+    let cut = Cut::new(a.rows, P::HEIGHT, n.div_ceil(NR), a.cols.min(KC) * size_of::<T>(), false);
     let stride = packing.padded_depth(a.cols) * NR;
-    let finish = Finish { onto: Base::Nothing, act: Activation::None };
     for k0 in (0..a.cols).step_by(KC) {
         let block = Block { panels, start: k0 * NR, stride, k0, depth: KC.min(a.cols - k0) };
         // SAFETY: the caller's promise; blocks after the first are added to what the first has written.

@@ -3,6 +3,8 @@
 use rayon::prelude::*;
 
 use super::micro::{self, NR, Target};
+#[cfg(target_arch = "x86_64")]
+use super::pack::Bf16Tiles;
 use super::pack::{Bf16Pairs, F32, Packing};
 use super::rows::{self, MAX_ROWS, PANELS, Rows, Sums};
 use super::{Finish, KC, Matrix, Output, Precision};
@@ -39,9 +41,22 @@ impl FewRows<u16> for Bf16Pairs {
     }
 }
 
+#[cfg(target_arch = "x86_64")]
+impl FewRows<u16> for Bf16Tiles {
+    fn plain(self, a: &Matrix<'_>) -> Vec<u16> {
+        self.plain(a)
+    }
+
+    fn multiply(self, x: Rows<'_, u16>, start: usize, panels: &[&[u16]], depth: usize, sums: &mut Sums) {
+        rows::rows_amx(x, start, panels, depth, sums);
+    }
+}
+
 /// `c = a b` or `c += a b` with at most [`MAX_ROWS`] rows.
 pub(super) fn few_rows(a: Matrix<'_>, b: Matrix<'_>, c: &mut [f32], accumulate: bool, precision: Precision, parallel: bool) {
     match (precision, level()) {
+        #[cfg(target_arch = "x86_64")]
+        (Precision::Bf16, Level::Amx) => from_matrix::<u16>(a, b, c, accumulate, parallel, Bf16Tiles),
         (Precision::Bf16, Level::Avx512) => from_matrix::<u16>(a, b, c, accumulate, parallel, Bf16Pairs),
         (Precision::Bf16, _) => from_matrix::<f32>(a, b, c, accumulate, parallel, F32 { round: true }),
         (Precision::F32, _) => from_matrix::<f32>(a, b, c, accumulate, parallel, F32 { round: false }),
@@ -113,7 +128,7 @@ unsafe fn by_panels<T: Copy + Default + Send + Sync>(
     let (m, k) = (a.rows, a.cols);
     assert!(m <= MAX_ROWS);
     let values = packing.plain(a);
-    let x = Rows { values: &values, length: packing.padded_depth(k) };
+    let x = Rows { values: &values, length: packing.left_depth(k) };
     let num_panels = n.div_ceil(NR);
     let work = |pair: usize| {
         let first = pair * PANELS;

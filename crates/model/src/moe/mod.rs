@@ -27,6 +27,10 @@ pub struct MoeStats {
     pub balance_loss: Option<Tensor<1>>,
     /// Per block: how many (token, slot) pairs each routed expert got.
     pub token_use: Vec<Vec<u32>>,
+    /// Per block: the mean of the routed experts' probabilities over the tokens that count, `[E]`.
+    pub token_means: Vec<Tensor<1>>,
+    /// Tokens that count, the same in every block.
+    pub num_tokens: usize,
     /// Per block: how many images took each sequence expert.
     pub sequence_use: Vec<Vec<u32>>,
 }

@@ -38,6 +38,10 @@ pub struct Routed {
     pub balance_loss: Tensor<1>,
     /// (token, slot) pairs of each expert.
     pub counts: Vec<u32>,
+    /// `P`: the mean probability of each expert, `[E]`.
+    pub mean_E: Tensor<1>,
+    /// Tokens that count.
+    pub num_tokens: usize,
 }
 
 impl TokenExperts {
@@ -112,7 +116,7 @@ impl TokenExperts {
             }
         }
         .squeeze_dim(0);
-        let balance_loss = (mean_E * f_E).sum();
+        let balance_loss = (mean_E.clone() * f_E).sum();
         let act = Activation::GeluNew;
         let y_RD = match &self.packed {
             Some(packed) => packed_moe_mlp(x_RD, index_RK, gates_RK, packed, act),
@@ -122,7 +126,7 @@ impl TokenExperts {
                 moe_mlp(x_RD, index_RK, gates_RK, w1, b1, w2, b2, act)
             }
         };
-        Routed { y_RD, balance_loss, counts }
+        Routed { y_RD, balance_loss, counts, mean_E, num_tokens: num_real }
     }
 }
 

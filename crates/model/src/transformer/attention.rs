@@ -2,7 +2,7 @@
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
-use unif2ace_ops::{QkNorm, Rotary, attention, norm_rotate};
+use unif2ace_ops::{QkNorm, Rotary, attention, attention_after, has_passes, norm_rotate};
 
 use crate::config::ModelConfig;
 use crate::nn::{LayerNorm, Linear};
@@ -142,11 +142,20 @@ impl Attention {
         self.dense.pack(&format!("{path}.dense"), source)
     }
 
-    /// `[B, L, D] -> [B, L, D]`; `mask_BLS` is additive over cached and new positions.
-    pub(super) fn forward(&self, h_BLD: Tensor<3>, rotary: &Rotary, mask_BLS: &Tensor<3>, cache: LayerCacheUse<'_>) -> Tensor<3> {
-        let q = self.q_proj.forward(h_BLD.clone());
-        let k = self.k_proj.forward(h_BLD.clone());
-        let v = self.v_proj.forward(h_BLD);
+    /// Queries, keys and values of `[B, L, D]`.
+    pub(super) fn project(&self, h_BLD: Tensor<3>) -> [Tensor<3>; 3] {
+        let (q, k) = (self.q_proj.forward(h_BLD.clone()), self.k_proj.forward(h_BLD.clone()));
+        [q, k, self.v_proj.forward(h_BLD)]
+    }
+
+    /// From what was projected to `[B, L, D]`; `mask_BLS` is additive over cached and new positions.
+    pub(super) fn forward(
+        &self,
+        [q, k, v]: [Tensor<3>; 3],
+        rotary: &Rotary,
+        mask_BLS: &Tensor<3>,
+        cache: LayerCacheUse<'_>,
+    ) -> Tensor<3> {
         let mixed = match cache {
             LayerCacheUse::None => {
                 let norm = self.q_layernorm.as_ref().zip(self.k_layernorm.as_ref()).map(|(q, k)| QkNorm {
@@ -164,6 +173,13 @@ impl Attention {
                     norm_rotate(x, self.num_heads, norm, Some(rotary.clone()))
                 };
                 let (q, k) = (ready(q, &self.q_layernorm), ready(k, &self.k_layernorm));
+                if let LayerCacheUse::Read(LayerCache { keys_values: Some((keys, values)), len }) = cached
+                    && has_passes(&q.device())
+                {
+                    let mixed =
+                        attention_after([q, k, v], [keys.clone(), values.clone()], *len, mask_BLS.clone(), self.num_heads);
+                    return self.dense.forward(mixed);
+                }
                 let (k, v) = match cached {
                     LayerCacheUse::Append(cache) => cache.append(k, v),
                     LayerCacheUse::Read(cache) => cache.followed_by(k, v),

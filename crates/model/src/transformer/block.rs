@@ -80,6 +80,18 @@ impl Block {
         Ok(())
     }
 
+    /// Queries, keys and values; packed layers meet the inner layer of the MLP at the same time, with the same rows.
+    fn project(&self, h_BLD: &Tensor<3>) -> ([Tensor<3>; 3], Option<Tensor<3>>) {
+        let _span = debug_span!("projections").entered();
+        let attn = &self.self_attn;
+        let plain = |layer| (layer, Activation::None);
+        let layers = [plain(&attn.q_proj), plain(&attn.k_proj), plain(&attn.v_proj), (&self.mlp.fc1, Activation::GeluNew)];
+        match Linear::forward_all(h_BLD, layers) {
+            Some([q, k, v, inner]) => ([q, k, v], Some(inner)),
+            None => (attn.project(h_BLD.clone()), None),
+        }
+    }
+
     #[allow(clippy::too_many_arguments)] // one call site; a struct would only rename the arguments
     pub(super) fn forward(
         &self,
@@ -94,8 +106,12 @@ impl Block {
     ) -> Tensor<3> {
         let [batch, length, width] = x_BLD.dims();
         let h_BLD = self.input_layernorm.forward(x_BLD.clone());
-        let attended = debug_span!("attention").in_scope(|| self.self_attn.forward(h_BLD.clone(), rotary, mask_BLS, cache));
-        let dense = debug_span!("mlp").in_scope(|| self.mlp.forward(h_BLD.clone()));
+        let (projected, inner) = self.project(&h_BLD);
+        let attended = debug_span!("attention").in_scope(|| self.self_attn.forward(projected, rotary, mask_BLS, cache));
+        let dense = debug_span!("mlp").in_scope(|| match inner {
+            Some(inner_BLF) => self.mlp.fc2.forward(inner_BLF),
+            None => self.mlp.forward(h_BLD.clone()),
+        });
         let mut routed_BLD = None;
         if let Some(moe) = &self.moe {
             let _span = debug_span!("token experts").entered();
@@ -106,6 +122,8 @@ impl Block {
                 None => routed.balance_loss,
             });
             stats.token_use.push(routed.counts);
+            stats.token_means.push(routed.mean_E);
+            stats.num_tokens = routed.num_tokens;
         }
         let mut x_BLD = match (has_passes(&x_BLD.device()), routed_BLD) {
             (true, routed) => sum_of(attended, dense, x_BLD, routed),

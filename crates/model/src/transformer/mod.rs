@@ -23,7 +23,7 @@ pub use positions::Positions;
 
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor};
-use unif2ace_ops::{Activation, PackedLinear, WeightFormat, linear, on_cpu, packed_linear};
+use unif2ace_ops::{Activation, PackedLinear, WeightFormat, linear, on_cpu, packed_linear, tap};
 
 use crate::config::{ConfigError, ModelConfig};
 use crate::moe::{ExpertFeatures, FeatureResamplers, MoeStats, Resampled, Task};
@@ -320,7 +320,9 @@ impl Unif2ace {
                 }
             };
             let real = real.as_deref();
-            x_BLD = layer.forward(x_BLD, &rotary, &batch.mask_BLS, real, batch.task, image.as_ref(), layer_cache, &mut stats);
+            // Behind this place the gradients of the blocks above are done.
+            x_BLD =
+                layer.forward(tap(x_BLD), &rotary, &batch.mask_BLS, real, batch.task, image.as_ref(), layer_cache, &mut stats);
         }
         Hidden { x_BLD: self.showo.model.final_layernorm.forward(x_BLD), stats }
     }

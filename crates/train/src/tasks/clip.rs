@@ -88,6 +88,10 @@ impl Objective for ClipObjective {
         Ok(StepLoss { total, parts: vec![("contrastive", loss)], num_tokens: self.batch_size })
     }
 
+    fn sample_names(&self, step: u64) -> Vec<String> {
+        self.train.images.names(&sample_indices(self.seed, step, self.batch_size, self.train.images.len()))
+    }
+
     fn evaluate(&mut self, model: &Clip, _step: u64, _folder: &Path) -> Result<Vec<(String, f64)>> {
         let device = self.device.clone().inner();
         let config = &model.config().text_config;

@@ -1,12 +1,15 @@
 //! The face-attribute network: cross-entropy over the schema's attributes, where they can be seen.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
+use unif2ace_comm::Communicator;
 use unif2ace_data::Schema;
 use unif2ace_model::encoders::{FaceNet, clip_pixels};
 
 use super::data;
+use super::share::Share;
 use crate::batches::{Augment, ImageStore, sample_indices};
 use crate::error::Result;
 use crate::params::tensor_values;
@@ -34,8 +37,10 @@ pub struct FaceObjective {
     pub flip: bool,
     /// Classes of left and right for each head that has them.
     pub sides: Vec<Option<(i64, i64)>>,
-    /// Rows per step.
+    /// Rows per step, of all ranks together.
     pub batch_size: usize,
+    /// Who shares the rows.
+    pub ranks: Arc<dyn Communicator>,
     /// Seed of the run.
     pub seed: u64,
     /// Device with gradients.
@@ -67,11 +72,13 @@ impl Objective for FaceObjective {
 
     fn loss(&mut self, model: &FaceNet, step: u64) -> Result<StepLoss> {
         let indices = sample_indices(self.seed, step, self.batch_size, self.train.images.len());
+        let share = Share::of(&*self.ranks, self.batch_size)?;
+        let indices = &indices[share.first..][..share.num];
         let augment = |row| match self.flip {
-            true => Augment::random_shift_and_flip(self.seed, step, row, self.max_shift),
-            false => Augment::random_shift(self.seed, step, row, self.max_shift),
+            true => Augment::random_shift_and_flip(self.seed, step, share.first + row, self.max_shift),
+            false => Augment::random_shift(self.seed, step, share.first + row, self.max_shift),
         };
-        let pixels_BHWC = self.train.images.batch(&indices, augment, &self.device);
+        let pixels_BHWC = self.train.images.batch(indices, augment, &self.device);
         let heads = model.config().heads.len();
         let mut targets = Vec::with_capacity(indices.len() * heads);
         for (row, &index) in indices.iter().enumerate() {
@@ -80,12 +87,18 @@ impl Objective for FaceObjective {
                 targets.push(if flipped { mirrored(self.sides[head], class) } else { class });
             }
         }
+        let num_known = targets.iter().filter(|&&class| class >= 0).count();
         let targets_BA =
             Tensor::<2, Int>::from_data(TensorData::new(targets, [indices.len(), heads]), &self.device.clone().inner());
         let output = model.forward(clip_pixels(pixels_BHWC)).map_err(data)?;
-        let total = model.loss(&output, targets_BA).map_err(data)?.loss;
+        let known = num_known as f64 / share.over_all(&[num_known])?[0].max(1.0);
+        let total = model.loss(&output, targets_BA).map_err(data)?.loss.mul_scalar(known);
         let loss = f64::from(tensor_values(total.clone())[0]);
-        Ok(StepLoss { total, parts: vec![("cross_entropy", loss)], num_tokens: self.batch_size })
+        Ok(StepLoss { total, parts: vec![("cross_entropy", loss)], num_tokens: share.num })
+    }
+
+    fn sample_names(&self, step: u64) -> Vec<String> {
+        self.train.images.names(&sample_indices(self.seed, step, self.batch_size, self.train.images.len()))
     }
 
     fn evaluate(&mut self, model: &FaceNet, _step: u64, _folder: &Path) -> Result<Vec<(String, f64)>> {

@@ -2,6 +2,8 @@
 
 pub mod clip;
 pub mod face;
+pub mod share;
+mod text_rows;
 pub mod texts;
 pub mod tokenizer;
 pub mod unified;

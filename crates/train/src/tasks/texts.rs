@@ -42,9 +42,9 @@ impl Texts<'_> {
         captions.get(self.draw(CAPTION, captions.len())).cloned().unwrap_or_default()
     }
 
-    /// A prompt for generation: one of the set's captions or a paraphrase.
+    /// A prompt for generation: one of the set's captions or, where the set states attributes, a paraphrase.
     pub fn prompt(&self) -> String {
-        if self.key.uniform_f64(Stream::Text, OWN, 0) < self.paraphrase_fraction {
+        if !self.record.attributes.is_empty() && self.key.uniform_f64(Stream::Text, OWN, 0) < self.paraphrase_fraction {
             let seed = u64::from(self.key.word(Stream::Text, SEED, 0));
             let text = paraphrase(self.record, seed).text;
             if !text.is_empty() {
@@ -56,17 +56,20 @@ impl Texts<'_> {
 
     /// `num_questions` questions (the set's own and, half as often as prompts, questions in other words; fewer where the set has no more)
     /// and, in `caption_fraction` of the draws, a request for a caption at the end, each with its answer; and whether the caption is there.
+    /// Without attributes there are no questions in other words, without captions no request, and without questions always one.
     pub fn turns(&self, num_questions: usize, caption_fraction: f64) -> (Vec<(String, String)>, bool) {
         let num_own = (0..num_questions as u32)
             .filter(|&slot| self.key.uniform_f64(Stream::Text, OWN, 1 + slot) < 0.5 * self.paraphrase_fraction)
             .count();
         let seed = u64::from(self.key.word(Stream::Text, SEED, 1));
+        let num_own = if self.record.attributes.is_empty() { 0 } else { num_own };
         let mut items = questions(self.record, seed, num_own);
         let order = self.key.permutation(Stream::Text, self.record.vqa.len());
         let missing = num_questions.saturating_sub(items.len());
         items.extend(order.into_iter().take(missing).map(|index| self.record.vqa[index].clone()));
         let mut turns: Vec<(String, String)> = items.into_iter().map(|item| (item.question, item.answer)).collect();
-        let captioned = self.key.uniform_f64(Stream::Text, CAPTIONED, 0) < caption_fraction;
+        let drawn = turns.is_empty() || self.key.uniform_f64(Stream::Text, CAPTIONED, 0) < caption_fraction;
+        let captioned = drawn && !self.record.captions.is_empty();
         if captioned {
             let request = CAPTION_REQUESTS[self.draw(REQUEST, CAPTION_REQUESTS.len())];
             turns.push((request.to_owned(), self.caption()));

@@ -2,8 +2,10 @@
 //! B rows, L sequence, N image tokens, D width, R labelled places.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
+use unif2ace_comm::Communicator;
 use unif2ace_data::{FaceRecord, TextTokenizer};
 use unif2ace_diffusion::corruption::{independent_mask, keyed_uniforms};
 use unif2ace_diffusion::d3diff::d3diff_loss;
@@ -19,10 +21,11 @@ use unif2ace_model::vq::Vq;
 use unif2ace_pipeline::Denoiser;
 
 use super::data;
+use super::share::Share;
 use super::texts::Texts;
-use crate::batches::sample_indices;
 use crate::error::Result;
 use crate::features::Features;
+use crate::feed::Feed;
 use crate::params::tensor_values;
 use crate::recipe::UnifiedRecipe;
 use crate::trainer::{Objective, StepLoss};
@@ -33,42 +36,62 @@ const SHEET_STEPS: usize = 12;
 const SHEET_GUIDANCE: f32 = 2.0;
 
 /// Records with the features of their pictures.
+#[derive(Default)]
 pub struct FeaturedRecords {
+    /// Names of the samples, for messages.
+    pub keys: Vec<String>,
     /// What is known about each picture.
     pub records: Vec<FaceRecord>,
     /// What the frozen parts say.
     pub features: Features,
 }
 
+impl FeaturedRecords {
+    /// Appends the records of another set.
+    ///
+    /// # Errors
+    /// When their features are of other sizes.
+    pub fn append(&mut self, other: Self) -> Result<()> {
+        for index in 0..other.records.len() {
+            self.features.push(&other.features.entry(index))?;
+        }
+        self.keys.extend(other.keys);
+        self.records.extend(other.records);
+        Ok(())
+    }
+}
+
 /// Training of [`Unif2ace`].
 pub struct UnifiedObjective {
     /// Loss weights and text options.
     pub recipe: UnifiedRecipe,
-    /// Training pictures.
-    pub train: FeaturedRecords,
+    /// Training rows of each step.
+    pub train: Feed,
     /// Held-out pictures.
     pub held_out: FeaturedRecords,
     /// The model's tokenizer.
     pub tokenizer: TextTokenizer,
     /// Decodes the pictures of the sample sheets.
     pub vq: Vq,
-    /// Generation rows per step.
-    pub batch_size: usize,
+    /// Who shares the rows.
+    pub ranks: Arc<dyn Communicator>,
     /// Seed of the run.
     pub seed: u64,
     /// Device with gradients.
     pub device: Device,
+    /// Names of the samples of the step whose loss was computed last.
+    pub read: Vec<String>,
 }
 
-/// Losses of one pass of one task.
-struct TaskLoss {
-    total: Tensor<1>,
-    balance: Option<Tensor<1>>,
-    num_tokens: usize,
-    parts: Vec<(&'static str, f64)>,
+/// Losses of one pass of one task: this rank's shares, which add up to the losses of the whole batch.
+pub(super) struct TaskLoss {
+    pub total: Tensor<1>,
+    pub balance: Option<Tensor<1>>,
+    pub num_tokens: usize,
+    pub parts: Vec<(&'static str, f64)>,
 }
 
-fn number(tensor: Tensor<1>) -> f64 {
+pub(super) fn number(tensor: Tensor<1>) -> f64 {
     f64::from(tensor_values(tensor)[0])
 }
 
@@ -77,22 +100,22 @@ fn image_ids(ids: &SpecialIds, codes: &[u32]) -> Vec<u32> {
 }
 
 impl UnifiedObjective {
-    fn config(&self) -> &ModelConfig {
+    pub(super) fn config(&self) -> &ModelConfig {
         &self.recipe.config
     }
 
-    fn encode(&self, text: &str) -> Vec<u32> {
+    pub(super) fn encode(&self, text: &str) -> Vec<u32> {
         // The tokenizer only fails on text that isn't there to be trained on.
         self.tokenizer.encode(text).unwrap_or_default()
     }
 
-    fn ids(&self, rows: &[u32], batch: usize, device: &Device) -> Tensor<2, Int> {
+    pub(super) fn ids(&self, rows: &[u32], batch: usize, device: &Device) -> Tensor<2, Int> {
         let values: Vec<i64> = rows.iter().map(|&id| i64::from(id)).collect();
         Tensor::from_data(TensorData::new(values, [batch, rows.len() / batch]), &device.clone().inner())
     }
 
     /// Rows `places` (row-major over B and L) of the hidden states, `[R, D]`.
-    fn pick(x_BLD: Tensor<3>, places: &[i64]) -> Tensor<2> {
+    pub(super) fn pick(x_BLD: Tensor<3>, places: &[i64]) -> Tensor<2> {
         let [batch, length, width] = x_BLD.dims();
         let device = x_BLD.device().inner();
         let places = Tensor::<1, Int>::from_data(TensorData::new(places.to_vec(), [places.len()]), &device);
@@ -105,6 +128,7 @@ impl UnifiedObjective {
         model: &Unif2ace,
         set: &FeaturedRecords,
         indices: &[usize],
+        share: &Share<'_>,
         key: Key,
         device: &Device,
         dropout: bool,
@@ -112,10 +136,11 @@ impl UnifiedObjective {
         let ids = self.config().special_ids();
         let encode = |text: &str| self.encode(text);
         let prompter = Prompter::new(self.config(), &encode).map_err(data)?.with_cut_prompts(true);
-        let times = low_discrepancy_times(indices.len(), key);
+        let times = &low_discrepancy_times(share.total, key)[share.first..][..share.num];
+        let row_key = |row: usize| Key::new(key.seed, (share.first + row) as u64).at_step(key.step);
         let mut heads = Vec::new();
         for (row, &index) in indices.iter().enumerate() {
-            let row_key = Key::new(key.seed, row as u64).at_step(key.step);
+            let row_key = row_key(row);
             let dropped = dropout && row_key.uniform_f64(Stream::Dropout, 0, 0) < self.recipe.cond_dropout_prob;
             let texts = Texts { record: &set.records[index], key: row_key, paraphrase_fraction: self.recipe.paraphrase_fraction };
             let text = if dropped { String::new() } else { texts.prompt() };
@@ -129,9 +154,8 @@ impl UnifiedObjective {
         let mut noise_level = Vec::new();
         for (row, (&index, head)) in indices.iter().zip(&heads).enumerate() {
             let probability = self.recipe.loss.schedule.at(times[row]).masked();
-            let row_key = Key::new(key.seed, row as u64).at_step(key.step);
             // Each place by itself: the score term's weights are those of this process, in which an image may stay whole.
-            let masked = independent_mask(&keyed_uniforms(n, row_key), probability);
+            let masked = independent_mask(&keyed_uniforms(n, row_key(row)), probability);
             noise_level.push(masked.iter().filter(|&&masked| masked).count() as f32 / n as f32);
             rows.extend(std::iter::repeat_n(ids.pad, longest - head.len()));
             rows.extend(head);
@@ -159,12 +183,13 @@ impl UnifiedObjective {
             features: BatchFeatures::Raw(ExpertFeatures { noise_level: Some(noise_level), ..ExpertFeatures::default() }),
         };
         let hidden = model.hidden(batch);
+        let balance = share.balance(&hidden.stats)?;
         if places.is_empty() {
             // No image of the batch has a masked place: nothing to learn, but a loss with a graph.
             return Ok(TaskLoss {
                 parts: vec![("mask", 0.0), ("score_cross_entropy", 0.0)],
                 total: hidden.x_BLD.sum().mul_scalar(0.0),
-                balance: hidden.stats.balance_loss,
+                balance,
                 num_tokens: rows.len(),
             });
         }
@@ -172,23 +197,34 @@ impl UnifiedObjective {
         let num_targets = targets.len();
         let targets_R = Tensor::<1, Int>::from_data(TensorData::new(targets, [num_targets]), &device.clone().inner());
         let cross_entropy_R = unif2ace_ops::cross_entropy(logits_RK, targets_R);
-        let loss = d3diff_loss(cross_entropy_R, &image_of_row, &times, n, &self.recipe.loss).map_err(data)?;
+        let loss = d3diff_loss(cross_entropy_R, &image_of_row, times, n, &self.recipe.loss).map_err(data)?;
         Ok(TaskLoss {
-            parts: vec![("mask", number(loss.mask)), ("score_cross_entropy", number(loss.score_cross_entropy))],
-            total: loss.total,
-            balance: hidden.stats.balance_loss,
+            parts: vec![
+                ("mask", number(loss.mask) * share.fraction()),
+                ("score_cross_entropy", number(loss.score_cross_entropy) * share.fraction()),
+            ],
+            total: loss.total.mul_scalar(share.fraction()),
+            balance,
             num_tokens: rows.len(),
         })
     }
 
     /// Understanding: image, then questions with their answers.
-    fn mmu(&self, model: &Unif2ace, set: &FeaturedRecords, indices: &[usize], key: Key, device: &Device) -> Result<TaskLoss> {
+    fn mmu(
+        &self,
+        model: &Unif2ace,
+        set: &FeaturedRecords,
+        indices: &[usize],
+        share: &Share<'_>,
+        key: Key,
+        device: &Device,
+    ) -> Result<TaskLoss> {
         let ids = self.config().special_ids();
         let encode = |text: &str| self.encode(text);
         let prompter = Prompter::new(self.config(), &encode).map_err(data)?;
         let (mut packed_rows, mut captioned_rows) = (Vec::new(), Vec::new());
         for (row, &index) in indices.iter().enumerate() {
-            let row_key = Key::new(key.seed, row as u64).at_step(key.step);
+            let row_key = Key::new(key.seed, (share.first + row) as u64).at_step(key.step);
             let texts = Texts { record: &set.records[index], key: row_key, paraphrase_fraction: self.recipe.paraphrase_fraction };
             let (turns, captioned) = texts.turns(self.recipe.questions_per_row, self.recipe.caption_fraction);
             captioned_rows.push(captioned);
@@ -236,14 +272,12 @@ impl UnifiedObjective {
             .filter(|(_, of)| **of)
             .map(|(&loss, _)| f64::from(loss))
             .collect();
-        let total = losses_R.mean();
+        let all = share.over_all(&[num_targets, answers.len()])?;
+        let total = losses_R.mean().mul_scalar(num_targets as f64 / all[0].max(1.0));
         Ok(TaskLoss {
-            parts: vec![
-                ("mmu", number(total.clone())),
-                ("mmu_answers", answers.iter().sum::<f64>() / answers.len().max(1) as f64),
-            ],
+            parts: vec![("mmu", number(total.clone())), ("mmu_answers", answers.iter().sum::<f64>() / all[1].max(1.0))],
             total,
-            balance: hidden.stats.balance_loss,
+            balance: share.balance(&hidden.stats)?,
             num_tokens: rows.len(),
         })
     }
@@ -274,23 +308,28 @@ impl Objective for UnifiedObjective {
 
     fn loss(&mut self, model: &Unif2ace, step: u64) -> Result<StepLoss> {
         let key = Key::new(self.seed, 0).at_step(step as u32);
-        let num = self.train.records.len();
-        let t2i_indices = sample_indices(self.seed, step, self.batch_size, num);
-        let mmu_indices = sample_indices(self.seed ^ 0x6d6d75, step, self.recipe.mmu_batch_size, num);
+        let batches = [self.train.t2i(step)?, self.train.mmu(step)?];
+        let texts = self.train.texts(step)?;
+        self.read = batches.iter().flat_map(|batch| batch.keys.iter().cloned()).chain(texts.iter().cloned()).collect();
         let mut total: Option<Tensor<1>> = None;
         let (mut parts, mut num_tokens) = (Vec::new(), 0);
         let tasks = [
             (self.recipe.t2i_coeff, self.recipe.balance_coeffs[0], "balance_t2i"),
             (self.recipe.mmu_coeff, self.recipe.balance_coeffs[1], "balance_mmu"),
+            (self.recipe.text_coeff, self.recipe.balance_coeffs[1], "balance_text"),
         ];
         for (task, (coeff, balance_coeff, balance_name)) in tasks.into_iter().enumerate() {
-            let indices = if task == 0 { &t2i_indices } else { &mmu_indices };
-            if coeff == 0.0 || indices.is_empty() {
+            let num_rows = batches.get(task).map_or(texts.len(), |batch| batch.records.len());
+            if coeff == 0.0 || num_rows == 0 {
                 continue;
             }
+            // The feed gives each rank its own rows of the whole batch.
+            let share = Share::of(&*self.ranks, num_rows * self.ranks.world_size())?;
+            let indices: Vec<usize> = (0..num_rows).collect();
             let loss = match task {
-                0 => self.t2i(model, &self.train, indices, key, &self.device, true)?,
-                _ => self.mmu(model, &self.train, indices, key, &self.device)?,
+                0 => self.t2i(model, &batches[0], &indices, &share, key, &self.device, true)?,
+                1 => self.mmu(model, &batches[1], &indices, &share, key, &self.device)?,
+                _ => self.text(model, &texts, &share)?,
             };
             num_tokens += loss.num_tokens;
             parts.extend(loss.parts);
@@ -304,9 +343,12 @@ impl Objective for UnifiedObjective {
                 None => sum,
             });
         }
-        let total =
-            total.ok_or_else(|| data("the recipe trains neither generation nor understanding: both coefficients are 0"))?;
+        let total = total.ok_or_else(|| data("the recipe trains nothing: the coefficients or batch sizes of all tasks are 0"))?;
         Ok(StepLoss { total, parts, num_tokens })
+    }
+
+    fn sample_names(&self, _step: u64) -> Vec<String> {
+        self.read.clone()
     }
 
     fn evaluate(&mut self, model: &Unif2ace, step: u64, folder: &Path) -> Result<Vec<(String, f64)>> {
@@ -318,8 +360,9 @@ impl Objective for UnifiedObjective {
         for start in (0..num).step_by(BATCH) {
             let indices: Vec<usize> = (start..num.min(start + BATCH)).collect();
             let key = Key::new(self.seed, 1 << 40).at_step(start as u32);
-            let t2i = self.t2i(model, &self.held_out, &indices, key, &device, false)?;
-            let mmu = self.mmu(model, &self.held_out, &indices, key, &device)?;
+            let share = Share::whole(indices.len());
+            let t2i = self.t2i(model, &self.held_out, &indices, &share, key, &device, false)?;
+            let mmu = self.mmu(model, &self.held_out, &indices, &share, key, &device)?;
             for (name, value) in t2i.parts.into_iter().chain(mmu.parts) {
                 let name = format!("held_out_{name}");
                 match sums.iter_mut().find(|(known, _)| *known == name) {

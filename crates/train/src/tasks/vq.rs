@@ -62,6 +62,10 @@ impl Objective for VqObjective {
         Ok(StepLoss { total, parts, num_tokens: self.batch_size })
     }
 
+    fn sample_names(&self, step: u64) -> Vec<String> {
+        self.train.names(&sample_indices(self.seed, step, self.batch_size, self.train.len()))
+    }
+
     fn evaluate(&mut self, model: &Vq, step: u64, folder: &Path) -> Result<Vec<(String, f64)>> {
         let device = self.device.clone().inner();
         let mut used = vec![false; 1 << self.recipe.config.z_channels];

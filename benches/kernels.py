@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 ROOT = Path(__file__).resolve().parent.parent
-LEVELS = ["avx512", "avx2", "portable"]
+LEVELS = ["amx", "avx512", "avx2", "portable"]
 
 
 def values(*shape: int) -> torch.Tensor:
@@ -112,12 +112,15 @@ def main() -> None:
     rows = {name: {"torch": torchs.get(name), **{level: ours(name, level) for level in LEVELS}} for name in names}
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
-    print("| kernel | torch, ms | ours avx512, ms | torch / ours | ours avx2, ms | ours portable, ms |\n|---|---|---|---|---|---|")
+    # A ratio for the best level that this CPU has.
+    levels = [level for level in LEVELS if any(row[level] for row in rows.values())]
+    best = levels[0]
+    titles = ["kernel", "torch, ms", f"torch / ours {best}", *(f"ours {level}, ms" for level in levels)]
+    print(f"| {' | '.join(titles)} |\n|{'---|' * len(titles)}")
     for name, row in rows.items():
-        cells = [f"{row[key]:.3f}" if row[key] else "–" for key in ("torch", "avx512")]
-        ratio = f"{row['torch'] / row['avx512']:.2f}" if row["torch"] and row["avx512"] else "–"
-        rest = [f"{row[key]:.3f}" if row[key] else "–" for key in ("avx2", "portable")]
-        print(f"| {name} | {' | '.join(cells)} | {ratio} | {' | '.join(rest)} |")
+        ratio = f"{row['torch'] / row[best]:.2f}" if row["torch"] and row[best] else "–"
+        torch_ms, *ours_ms = (f"{row[key]:.3f}" if row[key] else "–" for key in ("torch", *levels))
+        print(f"| {' | '.join([name, torch_ms, ratio, *ours_ms])} |")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,8 @@ fn at_levels(criterion: &mut Criterion, name: &str, mut work: impl FnMut()) {
     let mut group: BenchmarkGroup<'_, WallTime> = criterion.benchmark_group(name);
     group.sample_size(10).warm_up_time(std::time::Duration::from_millis(500)).measurement_time(std::time::Duration::from_secs(2));
     let best = level();
-    for (label, forced) in [("avx512", Level::Avx512), ("avx2", Level::Avx2), ("portable", Level::Portable)] {
+    for (label, forced) in [("amx", Level::Amx), ("avx512", Level::Avx512), ("avx2", Level::Avx2), ("portable", Level::Portable)]
+    {
         if forced <= best {
             force_level(Some(forced));
             group.bench_function(label, |bencher| bencher.iter(&mut work));

@@ -60,6 +60,11 @@ fn replay(wanted: Level, name: &str) {
 }
 
 #[test]
+fn with_amx() {
+    replay(Level::Amx, "amx");
+}
+
+#[test]
 fn with_avx512() {
     replay(Level::Avx512, "avx512");
 }

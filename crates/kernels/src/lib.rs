@@ -7,6 +7,7 @@ pub mod cpu;
 pub mod gemm;
 pub mod group_norm;
 pub mod linear;
+mod lines;
 pub mod loss;
 pub mod map;
 pub mod memory;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytemuck::Pod;
 
+use crate::lines::Lines;
 use crate::map::MappedFile;
 
 /// Values that are only read: a vector, or a part of a file whose pages come from the system's file cache when they are touched. Files are
@@ -15,6 +16,7 @@ pub struct Store<T>(Place<T>);
 #[derive(Debug, Clone)]
 enum Place<T> {
     Owned(Vec<T>),
+    Lines(Lines<T>),
     Mapped(Arc<MappedFile>, Range<usize>),
 }
 
@@ -43,12 +45,19 @@ impl<T> From<Vec<T>> for Store<T> {
     }
 }
 
+impl<T> From<Lines<T>> for Store<T> {
+    fn from(values: Lines<T>) -> Self {
+        Self(Place::Lines(values))
+    }
+}
+
 impl<T: Pod> Deref for Store<T> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
         match &self.0 {
             Place::Owned(values) => values,
+            Place::Lines(values) => values,
             // It was possible when the store was made; there is no other case.
             Place::Mapped(file, bytes) => bytemuck::try_cast_slice(&file[bytes.clone()]).unwrap_or_default(),
         }

@@ -6,11 +6,14 @@
 
 use std::arch::asm;
 use std::arch::x86_64::*;
+use std::marker::PhantomData;
 
 use super::micro::NR;
 
 /// Rows of a tile of C.
 pub(super) const HEIGHT: usize = 32;
+/// Bytes of A that one task works on at a time: CPUs with AMX have second-level caches of 2 MiB.
+pub(super) const LEFT_BYTES: usize = 1300 << 10;
 /// Bytes of a row of a tile register.
 const LINE: usize = 64;
 /// Rows of a tile register.
@@ -58,22 +61,57 @@ impl Rest {
     }
 }
 
+/// The tile registers of this thread, configured for whole tiles from here to the drop. Nothing else uses them: the compiler doesn't know of
+/// them, and the system keeps them apart for each thread.
+pub(super) struct Registers(PhantomData<*const ()>);
+
+impl Registers {
+    /// # Safety
+    /// The CPU has AMX and this process may use it; this thread has no other `Registers`.
+    pub(super) unsafe fn new() -> Self {
+        // SAFETY: the operand is 64 bytes of a valid configuration; the instruction clears the tile registers, which nobody uses.
+        unsafe { asm!("ldtilecfg [{}]", in(reg) &CONFIG, options(nostack, preserves_flags, readonly)) };
+        Self(PhantomData)
+    }
+}
+
+impl Drop for Registers {
+    fn drop(&mut self) {
+        // SAFETY: the registers were configured and hold nothing that is needed.
+        unsafe { asm!("tilerelease", options(nostack, preserves_flags, nomem)) };
+    }
+}
+
+/// What a kernel asks the second-level cache for while it works: 256 bytes for each block.
+#[derive(Clone, Copy)]
+pub(super) struct Ahead(pub(super) *const u8);
+
 /// Adds products of blocks to the four tiles of C (tmm0 to tmm3), which hold sums before and after.
 macro_rules! kernel {
     ($name:ident, $product:literal) => {
-        /// `c += a b` (or `c = a b` if `fresh`) over `blocks` blocks and, behind them, the rest.
+        /// `c += a b` (or `c = a b` if `fresh`) over `blocks` blocks and, behind them, the rest; only the upper half of `c` if no more than
+        /// that is wanted.
         ///
         /// # Safety
-        /// The CPU has AMX and this process may use it. `a` holds `blocks` (and one more if there is a rest) blocks of HEIGHT rows of 64
-        /// bytes, `b` `blocks` blocks of 16 lines of 128 bytes.
-        unsafe fn $name<T>(a: *const u8, b: *const u8, blocks: usize, rest: Option<&Rest>, fresh: bool, c: &mut Tile<T>) {
+        /// `a` holds `blocks` (and one more if there is a rest) blocks of HEIGHT rows of 64 bytes, `b` `blocks` blocks of 16 lines of 128
+        /// bytes.
+        unsafe fn $name<T>(
+            _registers: &Registers,
+            a: *const u8,
+            b: *const u8,
+            blocks: usize,
+            rest: Option<&Rest>,
+            fresh: bool,
+            ahead: Ahead,
+            c: &mut Tile<T>,
+            height: usize,
+        ) {
             const { assert!(size_of::<T>() == 4) };
             let rest = rest.map_or(std::ptr::null(), |rest| rest.0.as_ptr());
-            // SAFETY: the loop reads what the caller promises, the stores write the 4096 bytes of a tile. The tile registers are named as
-            // clobbered, and released at the end.
+            // SAFETY: the loop reads what the caller promises, the stores write the 4096 bytes of a tile. Prefetches read nothing. The tile
+            // registers are configured.
             unsafe {
                 asm!(
-                    "ldtilecfg [{config}]",
                     "test {fresh}, {fresh}",
                     "jnz 20f",
                     "tileloadd tmm0, [{c} + {wide}*1]",
@@ -92,14 +130,22 @@ macro_rules! kernel {
                     "22:",
                     "tileloadd tmm6, [{b} + {wide}*1]",
                     "tileloadd tmm4, [{a} + {narrow}*1]",
-                    "tileloadd tmm7, [{b} + {wide}*1 + 64]",
                     concat!($product, " tmm0, tmm4, tmm6"),
-                    "tileloadd tmm5, [{a} + {narrow}*1 + 1024]",
+                    "tileloadd tmm7, [{b} + {wide}*1 + 64]",
+                    "prefetcht1 [{ahead}]",
+                    "prefetcht1 [{ahead} + 64]",
                     concat!($product, " tmm1, tmm4, tmm7"),
+                    "prefetcht1 [{ahead} + 128]",
+                    "prefetcht1 [{ahead} + 192]",
+                    "cmp {height}, 16",
+                    "jbe 25f",
+                    "tileloadd tmm5, [{a} + {narrow}*1 + 1024]",
                     concat!($product, " tmm2, tmm5, tmm6"),
                     concat!($product, " tmm3, tmm5, tmm7"),
+                    "25:",
                     "add {a}, 2048",
                     "add {b}, 2048",
+                    "add {ahead}, 256",
                     "dec {blocks}",
                     "jnz 22b",
                     "23:",
@@ -114,16 +160,16 @@ macro_rules! kernel {
                     "tilestored [{c} + {wide}*1 + 64], tmm1",
                     "tilestored [{c} + {wide}*1 + 2048], tmm2",
                     "tilestored [{c} + {wide}*1 + 2112], tmm3",
-                    "tilerelease",
-                    config = in(reg) &CONFIG,
                     fresh = in(reg) usize::from(fresh),
                     a = inout(reg) a => _,
                     b = inout(reg) b => _,
+                    ahead = inout(reg) ahead.0 => _,
                     blocks = inout(reg) blocks => _,
                     rest = inout(reg) rest => _,
                     c = in(reg) c.0.as_mut_ptr(),
                     wide = in(reg) 2 * LINE,
                     narrow = in(reg) LINE,
+                    height = in(reg) height,
                     out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
                     out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
                     options(nostack)
@@ -137,31 +183,35 @@ kernel!(bf16_blocks, "tdpbf16ps");
 kernel!(int8_blocks, "tdpbusd");
 
 /// bf16 panels into a tile: `a` is `[blocks][HEIGHT][BLOCK]`, `b` `[depth / 2][NR][2]`; `depth` is even, and `a` is zero behind it. Added to
-/// what `c` holds unless it is `fresh`.
-///
-/// # Safety
-/// The CPU has AMX and this process may use it.
-pub(super) unsafe fn bf16(a: &[u16], b: &[u16], depth: usize, fresh: bool, c: &mut Tile<f32>) {
+/// what `c` holds unless it is `fresh`. `height` rows of `c` are wanted.
+pub(super) fn bf16(
+    registers: &Registers,
+    a: &[u16],
+    b: &[u16],
+    depth: usize,
+    fresh: bool,
+    ahead: Ahead,
+    c: &mut Tile<f32>,
+    height: usize,
+) {
     assert!(depth.is_multiple_of(2) && a.len() >= depth.next_multiple_of(BLOCK) * HEIGHT && b.len() >= depth * NR);
     let (blocks, lines) = (depth / BLOCK, depth % BLOCK / 2);
     // SAFETY: the assertion gives the panels their lengths; the rest of `b` lies behind its blocks.
     unsafe {
         let rest = (lines > 0).then(|| Rest::new(b.as_ptr().add(blocks * BLOCK * NR).cast(), lines));
-        bf16_blocks(a.as_ptr().cast(), b.as_ptr().cast(), blocks, rest.as_ref(), fresh, c);
+        bf16_blocks(registers, a.as_ptr().cast(), b.as_ptr().cast(), blocks, rest.as_ref(), fresh, ahead, c, height);
     }
 }
 
 /// Panels in 8 bits into a tile of exact sums: `a` is `[blocks][HEIGHT][BLOCK_I8]`, `b` `[depth / 4][NR][4]`; `depth` is a multiple of 4.
-///
-/// # Safety
-/// As [`bf16`].
-pub(super) unsafe fn int8(a: &[u8], b: &[i8], depth: usize, c: &mut Tile<i32>) {
+/// `height` rows of `c` are wanted.
+pub(super) fn int8(registers: &Registers, a: &[u8], b: &[i8], depth: usize, ahead: Ahead, c: &mut Tile<i32>, height: usize) {
     assert!(depth.is_multiple_of(4) && a.len() >= depth.next_multiple_of(BLOCK_I8) * HEIGHT && b.len() >= depth * NR);
     let (blocks, lines) = (depth / BLOCK_I8, depth % BLOCK_I8 / 4);
     // SAFETY: as in `bf16`.
     unsafe {
         let rest = (lines > 0).then(|| Rest::new(b.as_ptr().add(blocks * BLOCK_I8 * NR).cast(), lines));
-        int8_blocks(a.as_ptr(), b.as_ptr().cast(), blocks, rest.as_ref(), true, c);
+        int8_blocks(registers, a.as_ptr(), b.as_ptr().cast(), blocks, rest.as_ref(), true, ahead, c, height);
     }
 }
 

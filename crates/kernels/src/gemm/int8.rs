@@ -13,8 +13,9 @@ use rayon::prelude::*;
 use super::amx;
 use super::micro::{self, MR, NR, Target};
 use super::packed::{Element, Part};
-use super::{Cut, Finish, Matrix, Output, SERIAL};
+use super::{Cut, Finish, Matrix, Output, SERIAL, Tiling};
 use crate::cpu::{Level, level};
+use crate::lines::Lines;
 use crate::map::MappedFile;
 use crate::simd::multiversion;
 use crate::store::Store;
@@ -29,6 +30,8 @@ const OFFSET: i32 = 128;
 const PANELS: usize = 2;
 /// Most rows that are worked on with several panels.
 const FEW: usize = 4;
+/// Bytes of rows that one task works on at a time.
+const LEFT_BYTES: usize = 1100 << 10;
 /// Groups whose sums are added up before they go to C: a block of the left factor of that depth stays in the second-level cache.
 const CHUNK: usize = 8;
 
@@ -50,7 +53,7 @@ pub struct Int8Matrix {
 
 /// Rows in 8 bits, in panels of `height` rows: `[panel][unit of depths][height][unit]`, and a scale for each row and group.
 pub(super) struct Rows {
-    values: Vec<u8>,
+    values: Lines<u8>,
     scales: Vec<f32>,
     height: usize,
     /// Depths of a row that lie side by side: [`QUAD`], or what a tile register of AMX takes.
@@ -109,7 +112,8 @@ impl Rows {
         let depth = a.cols.next_multiple_of(unit);
         let groups = a.cols.div_ceil(GROUP);
         let padded = a.rows.next_multiple_of(height);
-        let mut values = vec![OFFSET as u8; padded * depth];
+        let mut values = Lines::zeros(padded * depth);
+        values.fill(OFFSET as u8);
         let mut scales = vec![0.0; padded * groups];
         let panel = |(panel, (out, scales)): (usize, (&mut [u8], &mut [f32]))| {
             let mut gathered = Vec::new();
@@ -158,7 +162,7 @@ impl Int8Matrix {
         let depth = k.next_multiple_of(QUAD);
         let (num_panels, groups) = (n.div_ceil(NR), k.div_ceil(GROUP));
         let padded = num_panels * NR;
-        let mut panels = vec![0i8; num_panels * depth * NR];
+        let mut panels = Lines::<i8>::zeros(num_panels * depth * NR);
         let mut scales = vec![0.0f32; groups * padded];
         let mut offsets = vec![0i32; groups * padded];
         if depth > 0 {
@@ -289,7 +293,13 @@ impl Int8Matrix {
                     if parallel { num_panels.div_ceil(4 * rayon::current_num_threads()).max(2 * PANELS) } else { num_panels };
                 Cut { rows: m, panels, row_tasks: 1, column_tasks: num_panels.div_ceil(panels), parallel }
             }
-            false => Cut::new(m, x.height, num_panels, k.min(CHUNK * GROUP), parallel),
+            false => Cut::new(
+                m,
+                Tiling { height: x.height, left_bytes: LEFT_BYTES, tasks: 4 },
+                num_panels,
+                k.min(CHUNK * GROUP),
+                parallel,
+            ),
         };
         let work = |task: usize| {
             let row0 = task / cut.column_tasks * cut.rows;
@@ -370,10 +380,14 @@ impl Int8Matrix {
         let (n, padded, depth) = (self.cols, self.cols.div_ceil(NR) * NR, self.rows.next_multiple_of(QUAD));
         let mut tiles: Vec<_> = (0..rows.len().div_ceil(x.height)).map(|_| amx::Tile([[0.0; NR]; amx::HEIGHT])).collect();
         let mut sums = amx::Tile([[0; NR]; amx::HEIGHT]);
+        // SAFETY: rows in these units are there only where `level` found AMX; there are no other registers in use here.
+        let registers = unsafe { amx::Registers::new() };
         for chunk in (0..x.groups).step_by(CHUNK) {
             let groups = chunk..x.groups.min(chunk + CHUNK);
             for panel in panels.clone() {
-                // A group of the panel stays in the first-level cache while all rows meet it.
+                // The panel behind this one comes from memory while this one is worked on; a group of the panel stays in the first-level
+                // cache while all rows meet it.
+                let mut ahead: *const u8 = self.panels[..(panel + 1) * depth * NR].as_ptr_range().end.cast();
                 for group in groups.clone() {
                     let start = group * GROUP;
                     let deep = (depth - start).min(GROUP);
@@ -387,11 +401,19 @@ impl Int8Matrix {
                             columns: &self.scales[group * padded + panel * NR..][..NR],
                             offsets: &self.offsets[group * padded + panel * NR..][..NR],
                         };
-                        // SAFETY: `level` found AMX, and with it AVX-512, when the rows were rounded.
-                        unsafe {
-                            amx::int8(&x.values[row0 * x.depth + start * x.height..], values, deep, &mut sums);
-                            amx::add_scaled(&sums, &scales, height, group == groups.start, tile);
-                        }
+                        let next = amx::Ahead(ahead);
+                        amx::int8(
+                            &registers,
+                            &x.values[row0 * x.depth + start * x.height..],
+                            values,
+                            deep,
+                            next,
+                            &mut sums,
+                            height,
+                        );
+                        ahead = ahead.wrapping_add(deep / amx::BLOCK_I8 * 256);
+                        // SAFETY: CPUs with AMX have AVX-512.
+                        unsafe { amx::add_scaled(&sums, &scales, height, group == groups.start, tile) };
                     }
                 }
                 for (row0, tile) in rows.clone().step_by(x.height).zip(&tiles) {

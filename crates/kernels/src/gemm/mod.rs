@@ -18,6 +18,7 @@ use rayon::prelude::*;
 
 use crate::activation::Activation;
 use crate::cpu::{Level, level};
+use crate::lines::Lines;
 use micro::{NR, Onto, Target};
 
 pub use int8::{GROUP as INT8_GROUP, Int8Matrix};
@@ -63,9 +64,6 @@ impl<'a> Matrix<'a> {
 
 /// Depth of a block: an A panel of it stays in the first-level cache beside a strip of B.
 const KC: usize = 2048;
-/// Bytes of the left factor that one task works on at a time: about what the second-level cache holds. More rows a task read B less often,
-/// which is worth more than a margin.
-const LEFT_BYTES: usize = 1100 << 10;
 /// Multiply-adds under which threads cost more than they bring.
 const SERIAL: usize = 1 << 18;
 
@@ -196,13 +194,31 @@ struct Cut {
     parallel: bool,
 }
 
+/// What a kernel wants of its tasks.
+struct Tiling {
+    /// Rows of a tile.
+    height: usize,
+    /// Bytes of the left factor that a task holds.
+    left_bytes: usize,
+    /// Tasks for each thread.
+    tasks: usize,
+}
+
+impl Tiling {
+    fn of<T, P: pack::Packing<T>>() -> Self {
+        Self { height: P::HEIGHT, left_bytes: P::LEFT_BYTES, tasks: P::TASKS }
+    }
+}
+
 impl Cut {
-    /// For `m` rows of `row_bytes` in a block of depth, in tiles of `height` rows.
-    fn new(m: usize, height: usize, num_panels: usize, row_bytes: usize, parallel: bool) -> Self {
-        let (threads, tasks) = if parallel { (rayon::current_num_threads(), 4 * rayon::current_num_threads()) } else { (1, 1) };
+    /// For `m` rows of `row_bytes` in a block of depth.
+    fn new(m: usize, tiling: Tiling, num_panels: usize, row_bytes: usize, parallel: bool) -> Self {
+        let Tiling { height, left_bytes, tasks } = tiling;
+        let (threads, tasks) =
+            if parallel { (rayon::current_num_threads(), tasks * rayon::current_num_threads()) } else { (1, 1) };
         // As many tasks as threads, or a multiple of it, all as high as possible: no thread waits for another at the end.
         let tiles = m.div_ceil(height);
-        let most = (LEFT_BYTES / (height * row_bytes.max(1))).clamp(2, 16);
+        let most = (left_bytes / (height * row_bytes.max(1))).clamp(2, 16);
         let rows = tiles.div_ceil(tiles.div_ceil(most).next_multiple_of(threads)).max(2) * height;
         let row_tasks = m.div_ceil(rows);
         let panels = num_panels.div_ceil(tasks.div_ceil(row_tasks)).max(8);
@@ -221,7 +237,7 @@ struct Block<'a, T> {
     depth: usize,
 }
 
-fn blocked<T: Copy + Default + Send + Sync, P: pack::Packing<T>>(
+fn blocked<T: pack::Number, P: pack::Packing<T>>(
     a: Matrix<'_>,
     b: Matrix<'_>,
     c: &mut [f32],
@@ -231,19 +247,20 @@ fn blocked<T: Copy + Default + Send + Sync, P: pack::Packing<T>>(
 ) {
     let (n, k) = (b.cols, a.cols);
     let num_panels = n.div_ceil(NR);
-    let cut = Cut::new(a.rows, P::HEIGHT, num_panels, k.min(KC) * size_of::<T>(), parallel);
-    let mut b_packed: Vec<T> = Vec::new();
+    let cut = Cut::new(a.rows, Tiling::of::<T, P>(), num_panels, k.min(KC) * size_of::<T>(), parallel);
+    let mut b_packed = Lines::default();
     for k0 in (0..k).step_by(KC) {
         let depth = KC.min(k - k0);
         let stride = packing.padded_depth(depth) * NR;
-        b_packed.resize(num_panels * stride, T::default());
+        b_packed.reserve(num_panels * stride);
+        let b_packed = &mut b_packed[..num_panels * stride];
         let pack_panel = |(panel, out): (usize, &mut [T])| packing.columns(&b, k0, depth, panel * NR, out);
         if parallel {
             b_packed.par_chunks_exact_mut(stride).with_min_len(4).enumerate().for_each(pack_panel);
         } else {
             b_packed.chunks_exact_mut(stride).enumerate().for_each(pack_panel);
         }
-        let block = Block { panels: &b_packed, start: 0, stride, k0, depth };
+        let block = Block { panels: b_packed, start: 0, stride, k0, depth };
         // SAFETY: C has room for the product, as [`product`] has asserted, and is borrowed mutably.
         unsafe { multiply(&a, block, Output::new(c, n), n, Finish::adding(accumulate), cut, packing) };
     }
@@ -254,7 +271,7 @@ fn blocked<T: Copy + Default + Send + Sync, P: pack::Packing<T>>(
 /// # Safety
 /// `output` is valid for writes of `a.rows` rows of `n` values, which nobody else has access to, and holds values where the product is added to
 /// them.
-unsafe fn multiply<T: Copy + Default + Send + Sync, P: pack::Packing<T>>(
+unsafe fn multiply<T: pack::Number, P: pack::Packing<T>>(
     a: &Matrix<'_>,
     block: Block<'_, T>,
     output: Output,
@@ -268,17 +285,13 @@ unsafe fn multiply<T: Copy + Default + Send + Sync, P: pack::Packing<T>>(
     let (first_block, last_block) = (block.k0 == 0, block.k0 + block.depth == a.cols);
     let padded = packing.padded_depth(block.depth);
     let a_stride = packing.left_depth(block.depth) * P::HEIGHT;
-    let multiply_rows = |task: usize, a_packed: &mut Vec<T>| {
+    let multiply_rows = |task: usize, a_packed: &mut Lines<T>| {
         let row0 = task / cut.column_tasks * cut.rows;
         let rows = cut.rows.min(m - row0);
         let len = rows.div_ceil(P::HEIGHT) * a_stride;
-        if a_packed.len() < len {
-            a_packed.resize(len, T::default());
-        }
+        a_packed.reserve(len);
         let a_packed = &mut a_packed[..len];
-        for (panel, out) in a_packed.chunks_exact_mut(a_stride).enumerate() {
-            packing.rows(a, block.k0, block.depth, row0 + panel * P::HEIGHT, out);
-        }
+        packing.strip_rows(a, block.k0, block.depth, row0, a_packed);
         let first = task % cut.column_tasks * cut.panels;
         for j in first..(first + cut.panels).min(num_panels) {
             let b_panel = &block.panels[block.start + j * block.stride..][..padded * NR];

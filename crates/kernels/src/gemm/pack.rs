@@ -11,11 +11,22 @@ use super::amx;
 use super::micro::{self, MR, NR, Target};
 use crate::activation::Activation;
 use crate::cpu::{Level, level};
+use crate::lines::Lines;
+
+/// Element of panels.
+pub(super) trait Number: bytemuck::Pod + Send + Sync {}
+
+impl<T: bytemuck::Pod + Send + Sync> Number for T {}
 
 /// How panels of element type T are laid out, and the kernel that multiplies them.
 pub(super) trait Packing<T>: Copy + Send + Sync {
     /// Rows in a panel of A, and of a tile of C.
     const HEIGHT: usize = MR;
+    /// Bytes of A that one task works on at a time: about what the second-level cache holds. More rows a task read B less often, which is
+    /// worth more than a margin.
+    const LEFT_BYTES: usize = 1100 << 10;
+    /// Tasks for each thread, each of which packs its rows of A: more of them even out, fewer pack less.
+    const TASKS: usize = 4;
     /// Depth of a panel whose matrix part is `depth` deep.
     fn padded_depth(&self, depth: usize) -> usize;
     /// Depth of a panel of A, which may be padded further.
@@ -24,16 +35,22 @@ pub(super) trait Packing<T>: Copy + Send + Sync {
     }
     /// Packs HEIGHT rows of `a` from `row0`, columns `k0 .. k0 + depth`.
     fn rows(&self, a: &Matrix<'_>, k0: usize, depth: usize, row0: usize, out: &mut [T]);
+    /// Packs all panels of a strip, the first from row `row0`.
+    fn strip_rows(&self, a: &Matrix<'_>, k0: usize, depth: usize, row0: usize, out: &mut [T]) {
+        for (panel, out) in out.chunks_exact_mut(self.left_depth(depth) * Self::HEIGHT).enumerate() {
+            self.rows(a, k0, depth, row0 + panel * Self::HEIGHT, out);
+        }
+    }
     /// Packs NR columns of `b` from `col0`, rows `k0 .. k0 + depth`.
     fn columns(&self, b: &Matrix<'_>, k0: usize, depth: usize, col0: usize, out: &mut [T]);
     /// Memory of this thread for panels, with what was there before.
-    fn memory<R>(&self, work: impl FnOnce(&mut Vec<T>) -> R) -> R;
+    fn memory<R>(&self, work: impl FnOnce(&mut Lines<T>) -> R) -> R;
     /// Multiplies two panels into a tile.
     ///
     /// # Safety
     /// `target` is valid for writes, and nobody else has access to its values.
     unsafe fn tile(&self, a: &[T], b: &[T], depth: usize, target: Target);
-    /// Multiplies panels of A, one behind the other, with one of B: panel i into `target(i)`, which is then activated.
+    /// Multiplies panels of A, as [`Packing::strip_rows`] packs them, with one of B: panel i into `target(i)`, which is then activated.
     ///
     /// # Safety
     /// As [`Packing::tile`], for each target; their tiles are disjoint.
@@ -161,12 +178,12 @@ impl F32 {
 }
 
 thread_local! {
-    static WIDE: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
-    static NARROW: Cell<Vec<u16>> = const { Cell::new(Vec::new()) };
+    static WIDE: Cell<Lines<f32>> = Cell::default();
+    static NARROW: Cell<Lines<u16>> = Cell::default();
 }
 
 /// Lends what a thread keeps; a task within a task has memory of its own.
-fn lend<T, R>(kept: &'static LocalKey<Cell<Vec<T>>>, work: impl FnOnce(&mut Vec<T>) -> R) -> R {
+fn lend<T: Default, R>(kept: &'static LocalKey<Cell<T>>, work: impl FnOnce(&mut T) -> R) -> R {
     let mut memory = kept.take();
     let result = work(&mut memory);
     kept.set(memory);
@@ -174,7 +191,7 @@ fn lend<T, R>(kept: &'static LocalKey<Cell<Vec<T>>>, work: impl FnOnce(&mut Vec<
 }
 
 impl Packing<f32> for F32 {
-    fn memory<R>(&self, work: impl FnOnce(&mut Vec<f32>) -> R) -> R {
+    fn memory<R>(&self, work: impl FnOnce(&mut Lines<f32>) -> R) -> R {
         lend(&WIDE, work)
     }
 
@@ -235,7 +252,7 @@ impl Bf16Pairs {
 }
 
 impl Packing<u16> for Bf16Pairs {
-    fn memory<R>(&self, work: impl FnOnce(&mut Vec<u16>) -> R) -> R {
+    fn memory<R>(&self, work: impl FnOnce(&mut Lines<u16>) -> R) -> R {
         lend(&NARROW, work)
     }
 
@@ -270,7 +287,7 @@ thread_local! {
 #[cfg(target_arch = "x86_64")]
 impl Bf16Tiles {
     /// Depths of a strip that are worked on together: a piece of B of that depth stays in the first-level cache.
-    const DEPTH: usize = 512;
+    const DEPTH: usize = 256;
 
     /// All of `a`, row after row of whole blocks.
     pub(super) fn plain(self, a: &Matrix<'_>) -> Vec<u16> {
@@ -286,8 +303,11 @@ impl Bf16Tiles {
 #[cfg(target_arch = "x86_64")]
 impl Packing<u16> for Bf16Tiles {
     const HEIGHT: usize = amx::HEIGHT;
+    const LEFT_BYTES: usize = amx::LEFT_BYTES;
+    // Packing takes a tenth of the time of the products here, if done four times.
+    const TASKS: usize = 1;
 
-    fn memory<R>(&self, work: impl FnOnce(&mut Vec<u16>) -> R) -> R {
+    fn memory<R>(&self, work: impl FnOnce(&mut Lines<u16>) -> R) -> R {
         lend(&NARROW, work)
     }
 
@@ -312,6 +332,18 @@ impl Packing<u16> for Bf16Tiles {
         });
     }
 
+    /// Piece of depth by piece of depth, so that a strip reads them in the order of memory.
+    fn strip_rows(&self, a: &Matrix<'_>, k0: usize, depth: usize, row0: usize, out: &mut [u16]) {
+        let count = out.len() / (self.left_depth(depth) * Self::HEIGHT);
+        let pieces = out.chunks_mut(Self::DEPTH * Self::HEIGHT * count);
+        for (piece, d0) in pieces.zip((0..depth).step_by(Self::DEPTH)) {
+            let deep = Self::DEPTH.min(depth - d0);
+            for (panel, out) in piece.chunks_exact_mut(self.left_depth(deep) * Self::HEIGHT).enumerate() {
+                self.rows(a, k0 + d0, deep, row0 + panel * Self::HEIGHT, out);
+            }
+        }
+    }
+
     fn columns(&self, b: &Matrix<'_>, k0: usize, depth: usize, col0: usize, out: &mut [u16]) {
         Bf16Pairs.columns(b, k0, depth, col0, out);
     }
@@ -322,17 +354,26 @@ impl Packing<u16> for Bf16Tiles {
     }
 
     unsafe fn strip(&self, a: &[u16], b: &[u16], depth: usize, target: impl Fn(usize) -> Target, act: Activation) {
-        let stride = self.left_depth(depth) * Self::HEIGHT;
-        let count = a.len() / stride;
+        let count = a.len() / (self.left_depth(depth) * Self::HEIGHT);
+        // SAFETY: tiles are chosen only where `level` found AMX; strips are not nested.
+        let registers = unsafe { amx::Registers::new() };
         lend(&TILES, |tiles| {
             if tiles.len() < count {
                 tiles.resize_with(count, || amx::Tile([[0.0; NR]; amx::HEIGHT]));
             }
-            for k0 in (0..depth).step_by(Self::DEPTH) {
+            // The panel behind this one comes from memory while this one is worked on.
+            let mut ahead: *const u8 = b.as_ptr_range().end.cast();
+            let pieces = a.chunks(Self::DEPTH * Self::HEIGHT * count);
+            for (piece, k0) in pieces.zip((0..depth).step_by(Self::DEPTH)) {
                 let deep = Self::DEPTH.min(depth - k0);
-                for (a, tile) in a.chunks_exact(stride).zip(tiles.iter_mut()) {
-                    // SAFETY: tiles are chosen only where `level` found AMX.
-                    unsafe { amx::bf16(&a[k0 * Self::HEIGHT..], &b[k0 * NR..], deep, k0 == 0, tile) };
+                let last = k0 + deep == depth;
+                for (i, (a, tile)) in piece.chunks_exact(self.left_depth(deep) * Self::HEIGHT).zip(tiles.iter_mut()).enumerate() {
+                    if last {
+                        micro::x86::announce(target(i));
+                    }
+                    let next = amx::Ahead(ahead);
+                    amx::bf16(&registers, a, &b[k0 * NR..], deep, k0 == 0, next, tile, target(i).height);
+                    ahead = ahead.wrapping_add(deep / amx::BLOCK * 256);
                 }
             }
             for (i, tile) in tiles.iter().enumerate().take(count) {

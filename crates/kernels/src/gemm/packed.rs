@@ -7,11 +7,12 @@ use rayon::prelude::*;
 
 use super::int8::{Int8Matrix, Rows};
 use super::micro::NR;
-use super::pack::{self, Packing};
+use super::pack::{self, Number, Packing};
 use super::small::{self, FewRows};
-use super::{Base, Block, Cut, Finish, KC, Matrix, Output, Precision, SERIAL, multiply, rows};
+use super::{Base, Block, Cut, Finish, KC, Matrix, Output, Precision, SERIAL, Tiling, multiply, rows};
 use crate::activation::Activation;
 use crate::cpu::{Level, level};
+use crate::lines::Lines;
 use crate::map::MappedFile;
 use crate::store::Store;
 
@@ -86,9 +87,9 @@ enum Panels {
     Int8(Int8Matrix),
 }
 
-fn pack_all<T: Copy + Default + Send + Sync>(b: Matrix<'_>, packing: impl Packing<T>) -> Vec<T> {
+fn pack_all<T: Number>(b: Matrix<'_>, packing: impl Packing<T>) -> Lines<T> {
     let depth = packing.padded_depth(b.rows);
-    let mut panels = vec![T::default(); b.cols.div_ceil(NR) * depth * NR];
+    let mut panels = Lines::zeros(b.cols.div_ceil(NR) * depth * NR);
     if depth > 0 {
         panels
             .par_chunks_exact_mut(depth * NR)
@@ -304,7 +305,7 @@ impl PackedMatrix {
 
 /// # Safety
 /// As [`multiply`].
-unsafe fn by_panels<T: Copy + Default + Send + Sync, P: FewRows<T>>(
+unsafe fn by_panels<T: Number, P: FewRows<T>>(
     a: &Matrix<'_>,
     panels: &[T],
     output: Output,
@@ -317,7 +318,7 @@ unsafe fn by_panels<T: Copy + Default + Send + Sync, P: FewRows<T>>(
         // SAFETY: the caller's promise.
         return unsafe { small::from_panels(a, panels, n, output, finish, parallel, packing) };
     }
-    let cut = Cut::new(a.rows, P::HEIGHT, n.div_ceil(NR), a.cols.min(KC) * size_of::<T>(), parallel);
+    let cut = Cut::new(a.rows, Tiling::of::<T, P>(), n.div_ceil(NR), a.cols.min(KC) * size_of::<T>(), parallel);
     let stride = packing.padded_depth(a.cols) * NR;
     for k0 in (0..a.cols).step_by(KC) {
         let block = Block { panels, start: k0 * NR, stride, k0, depth: KC.min(a.cols - k0) };

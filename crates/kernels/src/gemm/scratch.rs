@@ -1,15 +1,16 @@
 //! Products inside one task, whose packed factors live in memory that the task keeps.
 
 use super::micro::NR;
-use super::pack::{self, Packing};
-use super::{Block, Cut, Finish, KC, Matrix, Output, Precision, multiply};
+use super::pack::{self, Number, Packing};
+use super::{Block, Cut, Finish, KC, Matrix, Output, Precision, Tiling, multiply};
 use crate::cpu::{Level, level};
+use crate::lines::Lines;
 
 /// A right factor packed for products of this thread alone. It keeps its memory from one factor to the next.
 #[derive(Debug, Default)]
 pub struct Scratch {
-    wide: Vec<f32>,
-    narrow: Vec<u16>,
+    wide: Lines<f32>,
+    narrow: Lines<u16>,
     rows: usize,
     cols: usize,
     kind: Kind,
@@ -25,12 +26,10 @@ enum Kind {
     Tiles,
 }
 
-fn pack_all<T: Copy + Default>(b: &Matrix<'_>, out: &mut Vec<T>, packing: impl Packing<T>) {
+fn pack_all<T: Number>(b: &Matrix<'_>, out: &mut Lines<T>, packing: impl Packing<T>) {
     let stride = packing.padded_depth(b.rows) * NR;
     let len = b.cols.div_ceil(NR) * stride;
-    if out.len() < len {
-        out.resize(len, T::default());
-    }
+    out.reserve(len);
     for (panel, out) in out[..len].chunks_exact_mut(stride.max(1)).enumerate() {
         packing.columns(b, 0, b.rows, panel * NR, out);
     }
@@ -95,7 +94,7 @@ impl Scratch {
 
 /// # Safety
 /// As [`multiply`].
-unsafe fn blocks<T: Copy + Default + Send + Sync, P: Packing<T>>(
+unsafe fn blocks<T: Number, P: Packing<T>>(
     a: &Matrix<'_>,
     panels: &[T],
     n: usize,
@@ -103,7 +102,7 @@ unsafe fn blocks<T: Copy + Default + Send + Sync, P: Packing<T>>(
     finish: Finish<'_>,
     packing: P,
 ) {
-    let cut = Cut::new(a.rows, P::HEIGHT, n.div_ceil(NR), a.cols.min(KC) * size_of::<T>(), false);
+    let cut = Cut::new(a.rows, Tiling::of::<T, P>(), n.div_ceil(NR), a.cols.min(KC) * size_of::<T>(), false);
     let stride = packing.padded_depth(a.cols) * NR;
     for k0 in (0..a.cols).step_by(KC) {
         let block = Block { panels, start: k0 * NR, stride, k0, depth: KC.min(a.cols - k0) };

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use super::micro::{self, NR, Target};
 #[cfg(target_arch = "x86_64")]
 use super::pack::Bf16Tiles;
-use super::pack::{Bf16Pairs, F32, Packing};
+use super::pack::{Bf16Pairs, F32, Number, Packing};
 use super::rows::{self, MAX_ROWS, PANELS, Rows, Sums};
 use super::{Finish, KC, Matrix, Output, Precision};
 use crate::cpu::{Level, level};
@@ -63,7 +63,7 @@ pub(super) fn few_rows(a: Matrix<'_>, b: Matrix<'_>, c: &mut [f32], accumulate: 
     }
 }
 
-fn from_matrix<T: Copy + Default + Send + Sync>(
+fn from_matrix<T: Number>(
     a: Matrix<'_>,
     b: Matrix<'_>,
     c: &mut [f32],
@@ -73,7 +73,7 @@ fn from_matrix<T: Copy + Default + Send + Sync>(
 ) {
     assert!(c.len() >= a.rows * b.cols, "room for the matrix product");
     let multiply = |x: Rows<'_, T>, first: usize, count: usize, block: std::ops::Range<usize>, sums: &mut Sums| {
-        let mut pieces = [[T::default(); PIECE * NR]; PANELS];
+        let mut pieces = [[T::zeroed(); PIECE * NR]; PANELS];
         for k0 in block.clone().step_by(PIECE) {
             let depth = PIECE.min(block.end - k0);
             let padded = packing.padded_depth(depth);
@@ -92,7 +92,7 @@ fn from_matrix<T: Copy + Default + Send + Sync>(
 ///
 /// # Safety
 /// As [`super::multiply`].
-pub(super) unsafe fn from_panels<T: Copy + Default + Send + Sync>(
+pub(super) unsafe fn from_panels<T: Number>(
     a: &Matrix<'_>,
     panels: &[T],
     n: usize,
@@ -116,7 +116,7 @@ pub(super) unsafe fn from_panels<T: Copy + Default + Send + Sync>(
 ///
 /// # Safety
 /// As [`super::multiply`].
-unsafe fn by_panels<T: Copy + Default + Send + Sync>(
+unsafe fn by_panels<T: Number>(
     a: &Matrix<'_>,
     n: usize,
     output: Output,

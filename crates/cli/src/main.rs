@@ -38,6 +38,7 @@ enum Command {
     Eval(commands::eval::EvalArgs),
     Import(commands::import::ImportArgs),
     Pack(commands::pack::PackArgs),
+    Lora(commands::lora::LoraArgs),
     Doctor(commands::doctor::DoctorArgs),
 }
 
@@ -71,6 +72,7 @@ fn main() -> ExitCode {
         Command::Eval(args) => commands::eval::run(args),
         Command::Import(args) => commands::import::run(&args),
         Command::Pack(args) => commands::pack::run(&args),
+        Command::Lora(args) => commands::lora::run(&args),
         Command::Doctor(args) => commands::doctor::run(&args),
     })
 }

@@ -43,6 +43,9 @@ pub struct ModelArgs {
     /// Number format of weights and matrix products [default: what the model was packed as, or f32].
     #[arg(long, value_enum, help_heading = "Model")]
     pub dtype: Option<Dtype>,
+    /// Low-rank adapters to merge into the model's weights while they are read.
+    #[arg(long, value_name = "FILE", help_heading = "Model")]
+    pub lora: Option<PathBuf>,
 }
 
 /// The shipped model: beside the current folder, or where this program was built.
@@ -58,7 +61,8 @@ fn default_model() -> PathBuf {
 impl ModelArgs {
     /// Loads the model.
     pub fn load(&self) -> Result<Pipeline, PipelineError> {
-        Pipeline::from_pretrained(&self.model, &PipelineOptions { device: self.device, weights: self.dtype.map(Into::into) })
+        let options = PipelineOptions { device: self.device, weights: self.dtype.map(Into::into), lora: self.lora.clone() };
+        Pipeline::from_pretrained(&self.model, &options)
     }
 }
 

@@ -4,6 +4,7 @@
 pub mod config;
 pub mod encoders;
 pub mod error;
+pub mod lora;
 pub mod losses;
 pub mod masks;
 pub mod moe;

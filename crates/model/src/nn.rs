@@ -2,10 +2,14 @@
 
 use burn::module::{Initializer, Module, Param};
 use burn::tensor::{Device, Int, Tensor};
+use std::ops::Range;
+
 use unif2ace_ops::{
-    Activation, PackedLinear, PackedTable, Precision, has_passes, layer_norm, linear, linear_in, packed_linear, packed_linears,
+    Activation, PackedLinear, PackedTable, Precision, activate, has_passes, layer_norm, linear_in, packed_linear, packed_linears,
+    precision,
 };
 
+use crate::lora::Factor;
 use crate::packing::{PackSource, WeightRows};
 
 /// Standard deviation of initial linear and embedding weights (showo.md §1.1).
@@ -36,6 +40,12 @@ pub struct Linear {
     pub weight: Param<Tensor<2>>,
     /// `[out]`.
     pub bias: Option<Param<Tensor<1>>>,
+    /// `[rank, in]` of a low-rank adapter, where the layer has one.
+    pub lora_A: Option<Factor>,
+    /// `[out, rank]` of it.
+    pub lora_B: Option<Factor>,
+    #[module(skip)]
+    pub(crate) lora_scale: f32,
     #[module(skip)]
     packed: Option<PackedLinear>,
 }
@@ -49,10 +59,12 @@ impl Linear {
     /// Normal weights with standard deviation `std` (0 for a layer that starts as zero), zero bias.
     pub fn with_std(num_in: usize, num_out: usize, bias: bool, std: f64, device: &Device) -> Self {
         let weight = normal([num_out, num_in], std, device);
-        Self { weight, bias: bias.then(|| normal([num_out], 0.0, device)), packed: None }
+        let bias = bias.then(|| normal([num_out], 0.0, device));
+        Self { weight, bias, lora_A: None, lora_B: None, lora_scale: 0.0, packed: None }
     }
 
-    /// Packs the weights for inference. The plain ones are let go: from here on the layer can be neither trained nor saved.
+    /// Packs the weights for inference. The plain ones are let go: from here on the layer can be neither trained nor saved. An adapter must
+    /// have been merged before.
     pub(crate) fn pack<S: PackSource>(&mut self, path: &str, source: &mut S) -> Result<(), S::Error> {
         if self.packed.is_none() {
             let [num_out, num_in] = self.weight.lazy_shape().dims();
@@ -73,8 +85,36 @@ impl Linear {
     pub fn forward_act<const D: usize>(&self, x: Tensor<D>, act: Activation) -> Tensor<D> {
         match &self.packed {
             Some(packed) => packed_linear(x, packed, act),
-            None => linear(x, self.weight.val(), self.bias.as_ref().map(Param::val), act),
+            None => self.forward_plain(precision(), x, None, act),
         }
+    }
+
+    /// Some of the layer's outputs only. Not for packed layers.
+    pub(crate) fn forward_rows<const D: usize>(&self, x: Tensor<D>, rows: Range<usize>) -> Tensor<D> {
+        self.forward_plain(precision(), x, Some(rows), Activation::None)
+    }
+
+    /// With the weights as tensors, and the adapter beside them.
+    fn forward_plain<const D: usize>(
+        &self,
+        precision: Precision,
+        x: Tensor<D>,
+        rows: Option<Range<usize>>,
+        act: Activation,
+    ) -> Tensor<D> {
+        fn part<const N: usize>(param: &Param<Tensor<N>>, rows: &Option<Range<usize>>) -> Tensor<N> {
+            match rows {
+                Some(rows) => param.val().narrow(0, rows.start, rows.len()),
+                None => param.val(),
+            }
+        }
+        let (weight, bias) = (part(&self.weight, &rows), self.bias.as_ref().map(|bias| part(bias, &rows)));
+        let Some((down, up)) = self.lora_A.as_ref().zip(self.lora_B.as_ref()) else {
+            return linear_in(precision, x, weight, bias, act);
+        };
+        let plain = |x, weight, bias| linear_in(precision, x, weight, bias, Activation::None);
+        let low = plain(x.clone(), down.weight.val(), None).mul_scalar(self.lora_scale);
+        activate(plain(x, weight, bias) + plain(low, part(&up.weight, &rows), None), act)
     }
 
     /// Applies the layer.
@@ -97,7 +137,7 @@ impl Linear {
 
     /// Applies the layer in f32, whatever the precision of the other products. Not for packed layers.
     pub fn forward_f32<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        linear_in(Precision::F32, x, self.weight.val(), self.bias.as_ref().map(Param::val), Activation::None)
+        self.forward_plain(Precision::F32, x, None, Activation::None)
     }
 }
 

@@ -28,6 +28,8 @@ pub trait CpuOps: Backend {
         act: Activation,
         precision: Precision,
     ) -> FloatTensor<Self>;
+    /// The activation behind a linear layer by itself, on rows `[R, D]`.
+    fn f2_activate(x: FloatTensor<Self>, act: Activation) -> FloatTensor<Self>;
     /// Layer norm of rows `[R, D]`.
     fn f2_layer_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>, eps: f32) -> FloatTensor<Self>;
     /// Rotation of `[B, L, H * Dh]` by tables `[B or 1, L, R]`.
@@ -138,6 +140,13 @@ impl CpuOps for Flex {
         tensor(y, [shape.rows, shape.num_out])
     }
 
+    fn f2_activate(x: FlexTensor, act: Activation) -> FlexTensor {
+        let shape = dims::<2>(&x);
+        let mut y = values(&x).into_owned();
+        linear::activate(&mut y, act);
+        tensor(y, shape)
+    }
+
     fn f2_layer_norm(x: FlexTensor, weight: FlexTensor, bias: FlexTensor, eps: f32) -> FlexTensor {
         tensor(norm::layer_norm(&values(&x), &values(&weight), &values(&bias), eps), dims::<2>(&x))
     }
@@ -198,6 +207,24 @@ impl Backward<Flex, 3> for LinearBackward {
         }
         if let Some(node) = node_bias {
             grads.register::<Flex>(node.id, tensor(linear::backward_bias(&dy, shape.num_out), [shape.num_out]));
+        }
+    }
+}
+
+#[derive(Debug)]
+struct ActivateBackward;
+
+impl Backward<Flex, 1> for ActivateBackward {
+    type State = (FlexTensor, Activation);
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _checkpointer: &mut Checkpointer) {
+        let [node] = ops.parents;
+        let (x, act) = ops.state;
+        let dy = grads.consume::<Flex>(&ops.node);
+        if let Some(node) = node {
+            let mut dx = values(&dy).into_owned();
+            linear::deactivate(&mut dx, &values(&x), act);
+            grads.register::<Flex>(node.id, tensor(dx, dims::<2>(&x)));
         }
     }
 }
@@ -309,6 +336,17 @@ impl<C: CheckpointStrategy> CpuOps for Autodiff<Flex, C> {
             OpsKind::UnTracked(prep) => {
                 prep.finish(Flex::f2_linear(x.into_primitive(), weight.into_primitive(), bias.into_primitive(), act, precision))
             }
+        }
+    }
+
+    fn f2_activate(x: FloatTensor<Self>, act: Activation) -> FloatTensor<Self> {
+        match ActivateBackward.prepare::<C>([x.node()]).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => {
+                let x = x.into_primitive();
+                let y = Flex::f2_activate(x.clone(), act);
+                prep.finish((x, act), y)
+            }
+            OpsKind::UnTracked(prep) => prep.finish(Flex::f2_activate(x.into_primitive(), act)),
         }
     }
 

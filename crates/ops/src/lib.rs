@@ -170,6 +170,20 @@ pub fn linear_in<const D: usize>(
     Tensor::<2>::from_dispatch(y).reshape(dims)
 }
 
+/// An activation by itself: [`linear`] without one, and then this, gives what [`linear`] with it gives, to the bit.
+pub fn activate<const D: usize>(x: Tensor<D>, act: Activation) -> Tensor<D> {
+    if act == Activation::None {
+        return x;
+    }
+    if !on_cpu(&x.device()) {
+        return portable::activate(x, act);
+    }
+    let dims = x.dims();
+    let width = dims[D - 1];
+    let rows = dims[..D - 1].iter().product::<usize>();
+    Tensor::<2>::from_dispatch(Dispatch::f2_activate(x.reshape([rows, width]).into_dispatch(), act.into())).reshape(dims)
+}
+
 /// Layer norm over the last axis with biased variance; `weight` and `bias` have its length.
 pub fn layer_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, bias: Tensor<1>, eps: f64) -> Tensor<D> {
     if !on_cpu(&x.device()) {

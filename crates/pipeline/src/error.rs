@@ -56,6 +56,9 @@ pub enum PipelineError {
     /// Text.
     #[error(transparent)]
     Text(#[from] unif2ace_data::DataError),
+    /// A file of adapters.
+    #[error(transparent)]
+    Lora(unif2ace_weights::WeightsError),
     /// The disk.
     #[error(transparent)]
     Io(#[from] unif2ace_io::IoError),

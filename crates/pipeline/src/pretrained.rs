@@ -1,6 +1,6 @@
 //! A model folder in memory.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use unif2ace_data::TextTokenizer;
@@ -12,8 +12,8 @@ use unif2ace_model::transformer::Unif2ace;
 use unif2ace_model::vq::Vq;
 use unif2ace_ops::{Precision, WeightFormat, on_cpu, set_precision};
 use unif2ace_weights::{
-    NameMap, PACKED_FILE, SafetensorsDir, SafetensorsFile, TensorInfo, format_name, load_into, load_packed, load_packing,
-    packed_format,
+    LoraFile, NameMap, PACKED_FILE, SafetensorsDir, SafetensorsFile, TensorInfo, WithLora, format_name, load_into, load_packed,
+    load_packing, packed_format,
 };
 
 use crate::denoise::Denoiser;
@@ -22,7 +22,7 @@ use crate::error::{PipelineError, Result};
 use crate::parts::Parts;
 
 /// How to load a model.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct PipelineOptions {
     /// Where to compute.
     pub device: DeviceName,
@@ -30,6 +30,8 @@ pub struct PipelineOptions {
     /// but f32 the other parts and attention round the factors of their matrix products to bfloat16 (faster on CPUs with its instructions);
     /// this holds for the whole process: the model that was loaded last decides. GPUs compute in f32.
     pub weights: Option<WeightFormat>,
+    /// A file of low-rank adapters that are merged into the transformer's weights before they are packed.
+    pub lora: Option<PathBuf>,
 }
 
 /// All parts of a model folder, ready to use.
@@ -78,9 +80,10 @@ impl Pipeline {
                 hint: "packed weights and bf16 and int8 are for the CPU: use --device cpu, or a model that isn't packed with --dtype f32",
             });
         }
+        let lora = options.lora.as_ref().map(LoraFile::open).transpose().map_err(PipelineError::Lora)?;
         let (unified, weights) = match cpu {
-            true => load_unified(&unified_config, folder, options.weights, &device),
-            false => load_plain(&unified_config, folder, &device).map(|unified| (unified, WeightFormat::F32)),
+            true => load_unified(&unified_config, folder, options.weights, lora.as_ref(), &device),
+            false => load_plain(&unified_config, folder, lora.as_ref(), &device).map(|unified| (unified, WeightFormat::F32)),
         }
         .map_err(fail)?;
         set_precision(match weights {
@@ -90,7 +93,10 @@ impl Pipeline {
         let parts = Parts::read(folder, &config, &device).map_err(fail)?;
         parts.fit(&unified_config).map_err(|reason| fail(format!("config.json: {reason}")))?;
         let tokenizer = TextTokenizer::from_file(folder.join("tokenizer.json")).map_err(|error| fail(error.to_string()))?;
-        let name = folder.file_name().map_or_else(|| "unif2ace".to_owned(), |name| name.to_string_lossy().into_owned());
+        let mut name = folder.file_name().map_or_else(|| "unif2ace".to_owned(), |name| name.to_string_lossy().into_owned());
+        if let Some(lora) = options.lora.as_ref().and_then(|path| path.file_stem()) {
+            name = format!("{name} with {}", lora.to_string_lossy());
+        }
         let Parts { vq, clip, face } = parts;
         let vq = if cpu { vq.pack() } else { vq };
         Ok(Self { unified, vq, face, clip, tokenizer, device, name })
@@ -186,6 +192,7 @@ fn load_unified(
     config: &ModelConfig,
     folder: &Path,
     wanted: Option<WeightFormat>,
+    lora: Option<&LoraFile>,
     device: &Device,
 ) -> std::result::Result<(Unif2ace, WeightFormat), String> {
     let text = |error: &dyn std::fmt::Display| error.to_string();
@@ -193,6 +200,11 @@ fn load_unified(
     config.check().map_err(|error| format!("config.json: {error}"))?;
     let packed = folder.join(PACKED_FILE);
     if packed.is_file() {
+        if lora.is_some() {
+            return Err(format!(
+                "{PACKED_FILE}: expected plain weights for an adapter, found packed ones\nhint: `unif2ace lora merge` the adapter into the model that was packed, then pack the result"
+            ));
+        }
         let file = SafetensorsFile::open(&packed).map_err(|error| text(&error))?;
         plausible(config, file.names().filter_map(|name| file.info(name)), PACKED_FILE)?;
         let format = packed_format(&file).map_err(|error| text(&error))?;
@@ -208,16 +220,30 @@ fn load_unified(
     let source = SafetensorsDir::open(folder.join("model.safetensors")).map_err(|error| text(&error))?;
     plausible(config, source.names().filter_map(|name| source.info(name)), "model.safetensors")?;
     let format = wanted.unwrap_or(WeightFormat::F32);
-    Ok((load_packing(new()?, &source, format).map_err(|error| text(&error))?, format))
+    let model = new()?;
+    let loaded = match lora {
+        Some(lora) => WithLora::added(&source, lora).and_then(|merged| load_packing(model, &merged, format)),
+        None => load_packing(model, &source, format),
+    };
+    Ok((loaded.map_err(|error| text(&error))?, format))
 }
 
 /// The transformer with its weights as tensors of the device.
-fn load_plain(config: &ModelConfig, folder: &Path, device: &Device) -> std::result::Result<Unif2ace, String> {
+fn load_plain(
+    config: &ModelConfig,
+    folder: &Path,
+    lora: Option<&LoraFile>,
+    device: &Device,
+) -> std::result::Result<Unif2ace, String> {
     config.check().map_err(|error| format!("config.json: {error}"))?;
     let source = SafetensorsDir::open(folder.join("model.safetensors")).map_err(|error| error.to_string())?;
     plausible(config, source.names().filter_map(|name| source.info(name)), "model.safetensors")?;
     let new = Unif2ace::new(config, device).map_err(|error| error.to_string())?;
-    load_into(new, &source, &NameMap::identity()).map_err(|error| error.to_string())
+    let loaded = match lora {
+        Some(lora) => WithLora::added(&source, lora).and_then(|merged| load_into(new, &merged, &NameMap::identity())),
+        None => load_into(new, &source, &NameMap::identity()),
+    };
+    loaded.map_err(|error| error.to_string())
 }
 
 /// Refuses a config that asks for far more memory than its weights have, before that memory is taken.

@@ -7,20 +7,25 @@
 pub mod batches;
 pub mod checkpoint;
 mod data_config;
+pub mod decay;
 pub mod encoder;
 pub mod error;
 pub mod export;
 pub mod features;
 pub mod feed;
 pub mod interrupt;
+pub mod lora;
 mod nonfinite;
 pub mod optim;
 pub mod parallel;
 pub mod params;
+mod patterns;
 pub mod recipe;
 mod resume;
 mod run;
+pub mod stages;
 pub mod tasks;
+pub mod trainable;
 pub mod trainer;
 mod window;
 

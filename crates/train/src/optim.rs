@@ -2,14 +2,14 @@
 //!
 //! State is keyed by the parameter's path, never by burn's random `ParamId`, so that a resumed run finds its moments.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{Gradients, Tensor};
 use unif2ace_ops::{AdamWParams, adamw_step, moving_average, sum_of_squares};
 
-use crate::params::{HostTensor, HostTensors, map_parameters, tensor_values};
+use crate::params::{HostTensor, HostTensors, map_some_parameters, tensor_values};
 use crate::recipe::OptimizerConfig;
 
 /// First and second moments, and the averaged weights, of every parameter.
@@ -72,8 +72,20 @@ impl HostGradients {
 }
 
 impl OptimizerState {
+    /// Starts anew; averages stay as they are.
+    pub(crate) fn restart(&mut self) {
+        (self.first, self.second, self.num_updates) = Default::default();
+    }
+
+    /// Drops the moments of parameters that are no longer trained. Their averages stay as they are.
+    pub(crate) fn forget_moments(&mut self, paths: &BTreeSet<String>) {
+        for moments in [&mut self.first, &mut self.second] {
+            moments.retain(|path, _| !paths.contains(path));
+        }
+    }
+
     /// One AdamW update (Loshchilov and Hutter 2019) with bias correction; parameters without a gradient stay as they are.
-    /// Weight decay acts on tensors of two or more axes. The gradients must be finite.
+    /// Weight decay acts on what `config` says. The gradients must be finite.
     pub fn update<M: Module>(
         &mut self,
         module: M,
@@ -92,31 +104,36 @@ impl OptimizerState {
         let updates = self.num_updates.min(1 << 30) as i32;
         // A young average follows the weights closely; otherwise it would remember the random start.
         let ema_decay = config.ema_decay.min((1.0 + updates as f64) / (10.0 + updates as f64)) as f32;
-        map_parameters(module, |path, shape, values| {
-            let Some(mut gradient) = gradients.tensors.remove(path) else { return };
-            if scale != 1.0 {
-                gradient.iter_mut().for_each(|g| *g *= scale);
-            }
-            let zeros = || HostTensor { shape: shape.to_vec(), values: vec![0.0; values.len()] };
-            let first = self.first.entry(path.to_owned()).or_insert_with(zeros);
-            let second = self.second.entry(path.to_owned()).or_insert_with(zeros);
-            let hyper = AdamWParams {
-                lr: learning_rate as f32,
-                beta1: beta1 as f32,
-                beta2: beta2 as f32,
-                eps: config.eps as f32,
-                weight_decay: if shape.len() >= 2 { config.weight_decay as f32 } else { 0.0 },
-                bias_correction1: (1.0 - beta1.powi(updates)) as f32,
-                bias_correction2: (1.0 - beta2.powi(updates)) as f32,
-            };
-            adamw_step(values, &gradient, &mut first.values, &mut second.values, &hyper);
-            if config.ema_decay > 0.0 {
-                let ema = self
-                    .ema
-                    .entry(path.to_owned())
-                    .or_insert_with(|| HostTensor { shape: shape.to_vec(), values: values.to_vec() });
-                moving_average(&mut ema.values, values, 1.0 - ema_decay);
-            }
-        })
+        let trained: BTreeSet<String> = gradients.tensors.keys().cloned().collect();
+        map_some_parameters(
+            module,
+            |path| trained.contains(path),
+            |path, shape, values| {
+                let Some(mut gradient) = gradients.tensors.remove(path) else { return };
+                if scale != 1.0 {
+                    gradient.iter_mut().for_each(|g| *g *= scale);
+                }
+                let zeros = || HostTensor { shape: shape.to_vec(), values: vec![0.0; values.len()] };
+                let first = self.first.entry(path.to_owned()).or_insert_with(zeros);
+                let second = self.second.entry(path.to_owned()).or_insert_with(zeros);
+                let hyper = AdamWParams {
+                    lr: learning_rate as f32,
+                    beta1: beta1 as f32,
+                    beta2: beta2 as f32,
+                    eps: config.eps as f32,
+                    weight_decay: if config.decay_groups.decays(path, shape) { config.weight_decay as f32 } else { 0.0 },
+                    bias_correction1: (1.0 - beta1.powi(updates)) as f32,
+                    bias_correction2: (1.0 - beta2.powi(updates)) as f32,
+                };
+                adamw_step(values, &gradient, &mut first.values, &mut second.values, &hyper);
+                if config.ema_decay > 0.0 {
+                    let ema = self
+                        .ema
+                        .entry(path.to_owned())
+                        .or_insert_with(|| HostTensor { shape: shape.to_vec(), values: values.to_vec() });
+                    moving_average(&mut ema.values, values, 1.0 - ema_decay);
+                }
+            },
+        )
     }
 }

@@ -56,11 +56,21 @@ pub fn with_parameters<M: Module>(module: M, tensors: &HostTensors) -> (M, Vec<S
 
 /// Changes every float parameter in place on the host: `change(path, shape, values)`.
 pub fn map_parameters<M: Module>(module: M, change: impl FnMut(&str, &[usize], &mut [f32])) -> M {
-    struct Change<F> {
+    map_some_parameters(module, |_| true, change)
+}
+
+/// Changes the float parameters whose paths are `wanted`, as [`map_parameters`] does; the others are not touched.
+pub fn map_some_parameters<M: Module>(
+    module: M,
+    wanted: impl Fn(&str) -> bool,
+    change: impl FnMut(&str, &[usize], &mut [f32]),
+) -> M {
+    struct Change<W, F> {
         path: Vec<String>,
+        wanted: W,
         change: F,
     }
-    impl<F: FnMut(&str, &[usize], &mut [f32])> ModuleMapper for Change<F> {
+    impl<W: Fn(&str) -> bool, F: FnMut(&str, &[usize], &mut [f32])> ModuleMapper for Change<W, F> {
         fn enter_module(&mut self, name: &str, _container: &str) {
             self.path.push(name.to_owned());
         }
@@ -69,6 +79,9 @@ pub fn map_parameters<M: Module>(module: M, change: impl FnMut(&str, &[usize], &
         }
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
             let path = self.path.join(".");
+            if !(self.wanted)(&path) {
+                return param;
+            }
             let (id, tensor, mapper) = param.consume();
             let device = tensor.device();
             let requires_grad = tensor.is_require_grad();
@@ -82,7 +95,7 @@ pub fn map_parameters<M: Module>(module: M, change: impl FnMut(&str, &[usize], &
             Param::from_mapped_value(id, tensor, mapper)
         }
     }
-    module.map(&mut Change { path: Vec::new(), change })
+    module.map(&mut Change { path: Vec::new(), wanted, change })
 }
 
 /// Values of a float tensor in row-major order, as f32; leaves any graph behind.

@@ -10,7 +10,11 @@ use unif2ace_model::vq::VqConfig;
 
 use crate::checkpoint::{Better, Keep};
 pub use crate::data_config::{DataConfig, MixtureConfig};
+pub use crate::decay::DecayGroups;
 use crate::error::{Result, TrainError};
+use crate::lora::LoraConfig;
+use crate::stages::{self, Stage};
+use crate::trainable::TrainableConfig;
 
 /// A training run: what is trained is told by which of the model sections is present (exactly one).
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -22,6 +26,10 @@ pub struct Recipe {
     pub data: DataConfig,
     /// Optimiser and schedule; absent for the tokenizer.
     pub optimizer: Option<OptimizerConfig>,
+    /// Parameters that stay as they are; without it all are trained.
+    pub trainable: Option<TrainableConfig>,
+    /// Train low-rank adapters beside the weights of `init_from`, in place of the weights.
+    pub lora: Option<LoraConfig>,
     /// Byte-pair encoding of the text.
     pub tokenizer: Option<TokenizerRecipe>,
     /// The VQ image tokenizer.
@@ -32,6 +40,12 @@ pub struct Recipe {
     pub clip: Option<ClipRecipe>,
     /// The unified transformer.
     pub unified: Option<UnifiedRecipe>,
+    /// The stages of a run that has several, each as a recipe of its own; `[[stage]]` in the file.
+    #[serde(skip_deserializing, skip_serializing_if = "Vec::is_empty")]
+    pub stages: Vec<Stage>,
+    /// Steps of the stages before the one that this recipe is of.
+    #[serde(skip)]
+    pub first_step: u64,
 }
 
 /// Where a run keeps its files, how often it reports.
@@ -135,9 +149,12 @@ pub struct OptimizerConfig {
     /// Denominator guard.
     #[serde(default = "default_eps")]
     pub eps: f64,
-    /// Decoupled weight decay, on tensors of two or more axes only.
+    /// Decoupled weight decay, on what `decay_groups` says.
     #[serde(default)]
     pub weight_decay: f64,
+    /// `corrected`: tensors of two or more axes decay. `reference`: all but biases, as in Show-o's trainer.
+    #[serde(default)]
+    pub decay_groups: DecayGroups,
     /// Steps of linear warm-up.
     #[serde(default)]
     pub warmup_steps: u64,
@@ -257,6 +274,8 @@ pub struct ClipRecipe {
 pub struct UnifiedRecipe {
     /// Network sizes.
     pub config: ModelConfig,
+    /// Model folder whose `model.safetensors` the transformer starts from; random weights without it.
+    pub init_from: Option<PathBuf>,
     /// The generation loss.
     pub loss: D3DiffConfig,
     /// Rows of understanding a step, beside `batch_size` rows of generation.
@@ -341,8 +360,28 @@ impl Recipe {
         Self::parse(&text).map_err(|reason| TrainError::recipe(path, reason))
     }
 
-    fn parse(text: &str) -> std::result::Result<Self, String> {
-        let recipe: Self = toml::from_str(text).map_err(|error| error.to_string().trim_end().to_string())?;
+    pub(crate) fn parse(text: &str) -> std::result::Result<Self, String> {
+        let read = |error: toml::de::Error| error.to_string().trim_end().to_string();
+        let mut table: toml::Table = toml::from_str(text).map_err(read)?;
+        let stages = stages::split(&mut table)?;
+        if stages.is_empty() {
+            // From the text, so that errors show the line.
+            return toml::from_str::<Self>(text).map_err(read)?.checked();
+        }
+        let mut recipe = table.try_into::<Self>().map_err(read)?.checked()?;
+        let mut first_step = 0;
+        for (name, table) in stages {
+            let stage = table.try_into::<Self>().map_err(read).and_then(Self::checked);
+            let recipe_of = Self { first_step, ..stage.map_err(|reason| format!("stage `{name}`: {reason}"))? };
+            first_step = recipe_of.last_step();
+            recipe.stages.push(Stage { name, recipe: recipe_of });
+        }
+        Ok(recipe)
+    }
+
+    /// The recipe, unless it contradicts itself.
+    fn checked(self) -> std::result::Result<Self, String> {
+        let recipe = self;
         recipe.run.check_keep()?;
         let parts = [
             recipe.tokenizer.is_some(),
@@ -364,6 +403,12 @@ impl Recipe {
                 return Err("batch_size and num_steps must be at least 1".into());
             }
             _ => {}
+        }
+        if let Some(trainable) = &recipe.trainable {
+            trainable.check()?;
+        }
+        if let Some(lora) = &recipe.lora {
+            lora.check(&recipe)?;
         }
         Ok(recipe)
     }
@@ -390,6 +435,7 @@ mod tests {
             betas: default_betas(),
             eps: 1e-8,
             weight_decay: 0.0,
+            decay_groups: DecayGroups::default(),
             warmup_steps: 10,
             schedule,
             num_cycles: 1,

@@ -9,6 +9,7 @@ use unif2ace_io::{IoError, open_capped, write_atomic_with};
 
 use crate::checkpoint::{Checkpoints, RunState};
 use crate::error::{Result, TrainError};
+use crate::lora;
 use crate::optim::OptimizerState;
 use crate::recipe::Recipe;
 use crate::trainer::Session;
@@ -28,6 +29,7 @@ pub(crate) struct Resumed<M> {
 /// When the checkpoint is of another run or architecture, or there is a run that the session would overwrite.
 pub(crate) fn restore<M: Module>(recipe: &Recipe, checkpoints: &Checkpoints, model: M, session: &Session) -> Result<Resumed<M>> {
     let seed = recipe.run.seed;
+    let lora_base = lora::base_digest(recipe)?;
     let refuse = |reason, hint| TrainError::Checkpoint { path: checkpoints.folder().to_path_buf(), reason, hint };
     if !session.resume
         && let Some(step) = checkpoints.newest_step()?
@@ -42,12 +44,16 @@ pub(crate) fn restore<M: Module>(recipe: &Recipe, checkpoints: &Checkpoints, mod
         if session.resume && session.ranks.leads() {
             tracing::warn!("no checkpoint in {}: the run starts at step 0", checkpoints.folder().display());
         }
-        let state = RunState { seed, ..RunState::default() };
+        let state = RunState { seed, lora_base, ..RunState::default() };
         return Ok(Resumed { model, optimizer: OptimizerState::default(), state });
     };
     if found.state.seed != seed {
         let hint = "a run keeps its seed, which decides the order of its data: give the recipe the checkpoint's";
         return Err(refuse(format!("was made with seed {}, the recipe says {seed}", found.state.seed), hint));
+    }
+    if found.state.lora_base != lora_base {
+        let hint = "give the recipe the `init_from` and [lora] that the run was started with, or name another `output`";
+        return Err(refuse("was made with other base weights, or none, for adapters".into(), hint));
     }
     let model = found.load_into(model)?;
     let mut optimizer = found.optimizer()?;

@@ -7,13 +7,15 @@ use unif2ace_model::transformer::{Unif2ace, init_code_rows_from_bits};
 use unif2ace_model::vq::Vq;
 
 use crate::batches::ImageStore;
+use crate::checkpoint::Checkpoints;
 use crate::error::{Result, TrainError};
 use crate::export;
 use crate::features;
 use crate::feed::{Feed, RankOf};
 use crate::interrupt;
+use crate::lora;
 use crate::parallel;
-use crate::recipe::Recipe;
+use crate::recipe::{Recipe, UnifiedRecipe};
 use crate::tasks::{self, data};
 use crate::trainer::{self, Outcome, Session};
 
@@ -110,34 +112,81 @@ pub fn run(recipe: &Recipe, session: Session) -> Result<Outcome> {
         trained.save(recipe.run.export.join("tokenizer.json")).map_err(data)?;
         return Ok(Outcome::Finished);
     }
-    if let Some(unified) = &recipe.unified {
-        let tokenizer = TextTokenizer::from_file(recipe.run.export.join("tokenizer.json")).map_err(data)?;
-        let parts = features::read_parts(&recipe.run.export, &unified.config, &device.clone().inner())?;
-        let vq = parts.vq.clone();
-        let feed = Feed::open(recipe, unified, parts, RankOf::of(&*session.ranks), device.clone().inner())?;
-        interrupt::install();
-        if recipe.data.precompute && !feed.precompute(recipe, &session)? {
-            return Ok(Outcome::InterruptedBeforeTraining);
-        }
-        let mut objective = tasks::unified::UnifiedObjective {
-            recipe: unified.clone(),
-            held_out: feed.held_out(recipe, NUM_HELD_OUT_FEATURED)?,
-            train: feed,
-            tokenizer,
-            vq,
-            ranks: session.ranks.clone(),
-            seed: recipe.run.seed,
-            device: device.clone(),
-            read: Vec::new(),
-        };
-        let model = init_code_rows_from_bits(Unif2ace::new(&unified.config, &device).map_err(data)?, recipe.run.seed);
-        let (model, outcome) = trainer::train(recipe, &mut objective, model, session)?;
-        if outcome == Outcome::Finished && leads {
-            export::write_part(&recipe.run.export, "model", &model, &unified.config)?;
-        }
-        return Ok(outcome);
+    if recipe.unified.is_some() {
+        return run_unified(recipe, session, &device);
     }
     Err(TrainError::recipe(&recipe.run.output, "names nothing that can be trained"))
+}
+
+/// Trains the transformer, stage by stage, and writes it or its adapters.
+fn run_unified(recipe: &Recipe, mut session: Session, device: &Device) -> Result<Outcome> {
+    // Without --resume the first stage refuses what is there.
+    let done = match session.resume && !recipe.stages.is_empty() {
+        true => {
+            let checkpoints = Checkpoints::new(recipe.run.output.join("checkpoints"), recipe.run.keep());
+            checkpoints.newest_whole()?.map_or(0, |found| found.state.step)
+        }
+        false => 0,
+    };
+    for (name, stage) in recipe.stages_from(done) {
+        let leads = session.ranks.leads();
+        if leads && !recipe.stages.is_empty() {
+            tracing::info!("stage {name}: steps {} to {}", stage.first_step, stage.last_step());
+        }
+        let Some(unified) = &stage.unified else { continue };
+        let (model, outcome) = train_unified(stage, unified, session.clone(), device)?;
+        let (Some(model), Outcome::Finished) = (model, outcome) else { return Ok(outcome) };
+        if stage.last_step() < recipe.last_step() {
+            // The next stage starts from the checkpoint that ended this one, which all ranks must see.
+            session.ranks.sum(vec![0.0])?;
+            session.resume = true;
+        } else if leads {
+            match &recipe.lora {
+                Some(config) => lora::write(recipe, config, &model)?,
+                None => export::write_part(&recipe.run.export, "model", &model, &unified.config)?,
+            }
+        }
+    }
+    Ok(Outcome::Finished)
+}
+
+/// Trains one stage of the transformer; no model when the session ended before its first step.
+fn train_unified(
+    recipe: &Recipe,
+    unified: &UnifiedRecipe,
+    session: Session,
+    device: &Device,
+) -> Result<(Option<Unif2ace>, Outcome)> {
+    let tokenizer = TextTokenizer::from_file(recipe.run.export.join("tokenizer.json")).map_err(data)?;
+    let parts = features::read_parts(&recipe.run.export, &unified.config, &device.clone().inner())?;
+    let vq = parts.vq.clone();
+    let feed = Feed::open(recipe, unified, parts, RankOf::of(&*session.ranks), device.clone().inner())?;
+    interrupt::install();
+    if recipe.data.precompute && !feed.precompute(recipe, &session)? {
+        return Ok((None, Outcome::InterruptedBeforeTraining));
+    }
+    let mut objective = tasks::unified::UnifiedObjective {
+        recipe: unified.clone(),
+        held_out: feed.held_out(recipe, NUM_HELD_OUT_FEATURED)?,
+        train: feed,
+        tokenizer,
+        vq,
+        ranks: session.ranks.clone(),
+        seed: recipe.run.seed,
+        device: device.clone(),
+        read: Vec::new(),
+    };
+    let model = Unif2ace::new(&unified.config, device).map_err(data)?;
+    let model = match &unified.init_from {
+        Some(folder) => lora::load_base(model, folder)?,
+        None => init_code_rows_from_bits(model, recipe.run.seed),
+    };
+    let model = match &recipe.lora {
+        Some(config) => lora::attach(recipe, config, model)?,
+        None => model,
+    };
+    let (model, outcome) = trainer::train(recipe, &mut objective, model, session)?;
+    Ok((Some(model), outcome))
 }
 
 fn images(recipe: &Recipe, split: &str, limit: usize, side: usize) -> Result<ImageStore> {

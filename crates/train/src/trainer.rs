@@ -20,6 +20,7 @@ use crate::parallel::Parallel;
 use crate::params::{initialize, tensor_values, with_parameters};
 use crate::recipe::Recipe;
 use crate::resume::{self, Resumed};
+use crate::trainable;
 
 /// Loss of one step. On several ranks these are shares: summed over the ranks they are the loss and the parts of the global batch.
 pub struct StepLoss {
@@ -99,8 +100,15 @@ pub fn train<O: Objective>(recipe: &Recipe, objective: &mut O, model: O::Model, 
     });
     interrupt::install();
     initialize(&model);
+    let (model, frozen) = trainable::freeze(recipe, model)?;
 
     let Resumed { mut model, mut optimizer, mut state } = resume::restore(recipe, &checkpoints, model, &session)?;
+    optimizer.forget_moments(&frozen);
+    if state.step == recipe.first_step {
+        optimizer.restart();
+        state.num_updates = 0;
+    }
+    let last_step = recipe.last_step();
     parallel.agree_on_state(state.step, &model, &optimizer)?;
     // The rank that leads writes the metrics.
     let metrics_path = run.output.join("metrics.jsonl");
@@ -111,11 +119,11 @@ pub fn train<O: Objective>(recipe: &Recipe, objective: &mut O, model: O::Model, 
         }
         false => None,
     };
-    let bar = progress_bar(config.num_steps, state.step, session.quiet || !leads);
+    let bar = progress_bar(last_step, state.step, session.quiet || !leads);
     let started = (state.step, state.seconds);
     let mut clock = Instant::now();
 
-    while state.step < config.num_steps {
+    while state.step < last_step {
         if parallel.any(interrupt::asked())? {
             if let Some(metrics) = &metrics {
                 metrics.sync()?;
@@ -126,7 +134,7 @@ pub fn train<O: Objective>(recipe: &Recipe, objective: &mut O, model: O::Model, 
         }
         let begun = Instant::now();
         let mut step_loss = objective.loss(&model, state.step)?;
-        let learning_rate = config.learning_rate_at(state.step);
+        let learning_rate = config.learning_rate_at(state.step.saturating_sub(recipe.first_step));
         match finite_gradients(&mut parallel, &model, &mut step_loss)? {
             Ok((loss, gradients)) => {
                 state.window.add(loss, &step_loss.parts, gradients.norm, step_loss.num_tokens);
@@ -146,14 +154,14 @@ pub fn train<O: Objective>(recipe: &Recipe, objective: &mut O, model: O::Model, 
         clock = Instant::now();
         bar.set_position(state.step);
 
-        let last = state.step == config.num_steps;
+        let last = state.step == last_step;
         let Some(metrics) = &mut metrics else { continue };
         if state.step.is_multiple_of(run.log_every.max(1)) || last {
             let line = std::mem::take(&mut state.window).line(&state, learning_rate);
             bar.set_message(summary(&line));
             if bar.is_hidden() {
-                let rest = (config.num_steps - state.step) as f64 * (state.seconds - started.1) / (state.step - started.0) as f64;
-                tracing::info!("step {}/{} eta {}  {}", state.step, config.num_steps, duration(rest), summary(&line));
+                let rest = (last_step - state.step) as f64 * (state.seconds - started.1) / (state.step - started.0) as f64;
+                tracing::info!("step {}/{} eta {}  {}", state.step, last_step, duration(rest), summary(&line));
             }
             metrics.write(&line)?;
         }

@@ -15,8 +15,10 @@ use unif2ace_train::feed::{Feed, RankOf};
 use unif2ace_train::params::{HostTensors, parameters, with_parameters};
 use unif2ace_train::recipe::RunConfig;
 use unif2ace_train::tasks::unified::UnifiedObjective;
+use unif2ace_train::trainable::TrainableConfig;
 use unif2ace_train::trainer::{Objective, StepLoss, train};
 use unif2ace_train::{Outcome, Recipe, Result, Session, TrainError, parallel};
+use unif2ace_weights::SafetensorsFile;
 
 /// What two ranks may differ by from one, of a loss of this size.
 const TOLERANCE: f64 = 1e-5;
@@ -261,5 +263,28 @@ fn ranks_that_do_not_fit_are_refused() {
     };
     for error in refused(&threes, 1e-3) {
         assert!(error.contains("the state (weights, moments, averages) of rank 2 (of 3)"), "{error}");
+    }
+}
+
+#[test]
+fn ranks_agree_on_what_is_frozen() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = |name: &str, world_size: usize| {
+        let mut recipe = recipe(&folder.path().join(name), 4);
+        let freeze = ["embed_tokens", "layers.0", "layers.*.moe"].map(str::to_owned).into();
+        recipe.trainable = Some(TrainableConfig { freeze, unfreeze: vec!["*.router".into()] });
+        run(&recipe, world_size);
+        recipe
+    };
+    let (alone, together) = (place("alone", 1), place("together", 2));
+    let difference = difference(&alone, &together);
+    assert!(difference <= TOLERANCE, "{difference:e}");
+    let file = together.run.output.join("checkpoints/step-00000004/weights.safetensors");
+    let saved = SafetensorsFile::open(file).unwrap();
+    for (name, start) in &shared().weights {
+        let frozen = ["embed_tokens", "layers.0.", ".moe."].iter().any(|part| name.contains(part)) && !name.contains(".router.");
+        let kept = saved.load_f32(name).unwrap() == start.values;
+        assert!(kept || !frozen, "{name} changed");
+        assert!(!kept || frozen || !name.contains("layers.1.self_attn.q_proj"), "{name} did not change");
     }
 }

@@ -152,6 +152,16 @@ pub enum WeightsError {
         /// What to do.
         hint: &'static str,
     },
+    /// Adapters can't be merged into a model, or taken out of it.
+    #[error("{origin}: {reason}\nhint: {hint}")]
+    Adapter {
+        /// File or folder of the model.
+        origin: String,
+        /// The adapter, and why not.
+        reason: String,
+        /// What to do.
+        hint: &'static str,
+    },
     /// Tensors can't be laid out or written as asked.
     #[error("cannot write {}: tensor {name}: {reason}", .path.display())]
     Write {

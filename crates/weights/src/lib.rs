@@ -8,6 +8,7 @@ mod error;
 mod file;
 mod header;
 pub mod import;
+mod lora;
 pub mod manifest;
 mod module;
 mod packed;
@@ -20,6 +21,7 @@ pub use error::{LoadError, Problem, Result, WeightsError};
 pub use file::SafetensorsFile;
 pub use header::TensorInfo;
 pub use import::{read_model_config, write_config_part};
+pub use lora::{LORA_FILE, LoraFile, LoraInfo, Merge, WithLora, adapter_specs, load_adapters, merge_lora, save_lora};
 pub use module::{
     NameMap, assign_param_ids, for_each_parameter, load_into, named_parameters, param_id, parameter_specs, save_module,
 };

@@ -165,13 +165,24 @@ pub(crate) fn refuse(problems: Vec<Problem>, source: &impl TensorSource) -> Resu
 
 /// The second half of [`load_into`], after the comparison. Parameters without values (their weights are packed) stay as they are.
 pub(crate) fn load_checked<M: Module>(module: M, source: &impl TensorSource, names: &NameMap) -> Result<M> {
-    struct Load<'a, S> {
+    load_some(module, source, names, |_| true)
+}
+
+/// As [`load_checked`], for the parameters whose paths are `wanted`; the others stay as they are.
+pub(crate) fn load_some<M: Module>(
+    module: M,
+    source: &impl TensorSource,
+    names: &NameMap,
+    wanted: impl Fn(&str) -> bool,
+) -> Result<M> {
+    struct Load<'a, S, W> {
         path: Vec<String>,
         source: &'a S,
         names: &'a NameMap,
+        wanted: W,
         error: Option<WeightsError>,
     }
-    impl<S: TensorSource> ModuleMapper for Load<'_, S> {
+    impl<S: TensorSource, W: Fn(&str) -> bool> ModuleMapper for Load<'_, S, W> {
         fn enter_module(&mut self, name: &str, _container: &str) {
             self.path.push(name.to_owned());
         }
@@ -181,10 +192,10 @@ pub(crate) fn load_checked<M: Module>(module: M, source: &impl TensorSource, nam
         }
 
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-            if self.error.is_some() || param.lazy_shape().num_elements() == 0 {
+            let name = self.path.join(".");
+            if self.error.is_some() || param.lazy_shape().num_elements() == 0 || !(self.wanted)(&name) {
                 return param;
             }
-            let name = self.path.join(".");
             match self.source.values_f32(&self.names.source_name(&name)) {
                 Ok(values) => {
                     let data = TensorData::new(values, param.lazy_shape());
@@ -198,7 +209,7 @@ pub(crate) fn load_checked<M: Module>(module: M, source: &impl TensorSource, nam
             }
         }
     }
-    let mut load = Load { path: Vec::new(), source, names, error: None };
+    let mut load = Load { path: Vec::new(), source, names, wanted, error: None };
     let module = module.map(&mut load);
     match load.error {
         Some(error) => Err(error),

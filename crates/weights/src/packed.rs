@@ -46,20 +46,20 @@ fn key(rows: &WeightRows<'_>, part: &str) -> String {
 }
 
 /// A checkpoint's values, read parameter by parameter, so that the plain weights are never in memory together.
-struct Streamed<'a> {
-    source: &'a SafetensorsDir,
+struct Streamed<'a, S> {
+    source: &'a S,
     format: WeightFormat,
     /// The last parameter, of which more rows may be wanted.
     last: Option<(String, Vec<f32>)>,
 }
 
-impl PackSource for Streamed<'_> {
+impl<S: TensorSource> PackSource for Streamed<'_, S> {
     type Error = WeightsError;
 
     fn matrix(&mut self, rows: &WeightRows<'_>, _own: &dyn Fn() -> Vec<f32>) -> Result<PackedMatrix> {
         let values = match self.last.take() {
             Some((name, values)) if name == rows.parameter => values,
-            _ => self.source.load_f32(rows.parameter)?,
+            _ => self.source.values_f32(rows.parameter)?,
         };
         let packed = rows.pack(&values[rows.values()], self.format);
         self.last = Some((rows.parameter.to_owned(), values));
@@ -67,11 +67,11 @@ impl PackSource for Streamed<'_> {
     }
 
     fn table(&mut self, parameter: &str, [_, width]: [usize; 2], _own: &dyn Fn() -> Vec<f32>) -> Result<Table> {
-        Ok(pack_table(self.source.load_f32(parameter)?, width, self.format))
+        Ok(pack_table(self.source.values_f32(parameter)?, width, self.format))
     }
 
     fn bias(&mut self, parameter: &str, _len: usize, _own: &dyn Fn() -> Vec<f32>) -> Result<Vec<f32>> {
-        self.source.load_f32(parameter)
+        self.source.values_f32(parameter)
     }
 }
 
@@ -79,7 +79,7 @@ impl PackSource for Streamed<'_> {
 ///
 /// # Errors
 /// Lists every missing, unexpected and misshapen tensor.
-pub fn load_packing(mut model: Unif2ace, source: &SafetensorsDir, format: WeightFormat) -> Result<Unif2ace> {
+pub fn load_packing(mut model: Unif2ace, source: &impl TensorSource, format: WeightFormat) -> Result<Unif2ace> {
     refuse(compare(&named_parameters(&model), source, |_| false), source)?;
     model.pack_from(&mut Streamed { source, format, last: None })?;
     load_checked(model, source, &NameMap::identity())
@@ -129,7 +129,7 @@ impl Plan {
 
 /// Writes what it packs.
 struct Written<'a> {
-    streamed: Streamed<'a>,
+    streamed: Streamed<'a, SafetensorsDir>,
     writer: &'a mut SafetensorsWriter,
     progress: &'a mut dyn FnMut(&str),
 }

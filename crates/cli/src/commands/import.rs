@@ -67,21 +67,27 @@ enum Experts {
     Both,
 }
 
+/// Number type of written weights.
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum Stored {
+pub enum Stored {
     F32,
     F16,
     Bf16,
 }
 
+impl From<Stored> for FloatType {
+    fn from(stored: Stored) -> Self {
+        match stored {
+            Stored::F32 => Self::F32,
+            Stored::F16 => Self::F16,
+            Stored::Bf16 => Self::Bf16,
+        }
+    }
+}
+
 impl Folders {
     fn options(&self) -> ImportOptions {
-        let float = self.dtype.map(|dtype| match dtype {
-            Stored::F32 => FloatType::F32,
-            Stored::F16 => FloatType::F16,
-            Stored::Bf16 => FloatType::Bf16,
-        });
-        ImportOptions { float, ..ImportOptions::new(Device::flex()) }
+        ImportOptions { float: self.dtype.map(Into::into), ..ImportOptions::new(Device::flex()) }
     }
 }
 

@@ -8,6 +8,7 @@ pub mod extend;
 pub mod generate;
 pub mod import;
 pub mod inspect;
+pub mod lora;
 pub mod pack;
 pub mod score;
 pub mod train;

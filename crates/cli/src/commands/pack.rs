@@ -1,6 +1,6 @@
 //! `unif2ace pack`: weights laid out for the CPU once, so that the next start maps them as they are.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use clap::Args;
@@ -12,7 +12,7 @@ use unif2ace_weights::{PACKED_FILE, SafetensorsDir, read_model_config, save_pack
 use crate::options::{Dtype, progress_bar};
 use crate::outcome::{Outcome, fail, say};
 
-/// What a packed folder takes over as it is, where it is there.
+/// What a folder made from another one takes over as it is, where it is there.
 const OTHERS: [&str; 7] = [
     "tokenizer.json",
     "generation_config.json",
@@ -77,18 +77,24 @@ pub fn run(args: &PackArgs) -> Outcome {
         }
     })?;
     bar.finish_and_clear();
-    for name in OTHERS {
-        let from = args.model.join(name);
-        if from.is_file() {
-            unif2ace_io::write_atomic_with(args.output.join(name), |file| {
-                std::io::copy(&mut std::fs::File::open(&from)?, file).map(drop)
-            })?;
-        }
-    }
+    copy_others(&args.model, &args.output)?;
     let bytes = std::fs::metadata(&path).map_or(0, |file| file.len());
     say(&format!("{}: {:.2} GB of packed weights", args.output.display(), bytes as f64 * 1e-9))
 }
 
-fn same_folder(a: &std::path::Path, b: &std::path::Path) -> bool {
+/// Copies what of a model folder is not the transformer's weights.
+pub(super) fn copy_others(model: &Path, output: &Path) -> Result<(), unif2ace_io::IoError> {
+    for name in OTHERS {
+        let from = model.join(name);
+        if from.is_file() {
+            unif2ace_io::write_atomic_with(output.join(name), |file| {
+                std::io::copy(&mut std::fs::File::open(&from)?, file).map(drop)
+            })?;
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn same_folder(a: &Path, b: &Path) -> bool {
     matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
 }

@@ -27,7 +27,7 @@ pub struct TrainArgs {
 pub fn run(args: &TrainArgs) -> Outcome {
     let mut recipe = Recipe::read(&args.recipe)?;
     if let Some(data) = &args.data {
-        recipe.data.path.clone_from(data);
+        recipe.set_data(data);
     }
     let ranks = unif2ace_train::connect()?;
     let result = unif2ace_train::run(&recipe, Session { resume: args.resume, quiet: args.quiet, ranks: ranks.clone() });

@@ -23,7 +23,7 @@ pub use positions::Positions;
 
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor};
-use unif2ace_ops::{Activation, PackedLinear, WeightFormat, linear, on_cpu, packed_linear, tap};
+use unif2ace_ops::{Activation, PackedLinear, WeightFormat, on_cpu, packed_linear, tap};
 
 use crate::config::{ConfigError, ModelConfig};
 use crate::moe::{ExpertFeatures, FeatureResamplers, MoeStats, Resampled, Task};
@@ -212,6 +212,7 @@ impl Unif2ace {
     /// # Errors
     /// The source's; the model is packed in part then.
     pub fn pack_from<S: PackSource>(&mut self, source: &mut S) -> Result<(), S::Error> {
+        self.merge_lora();
         self.showo.model.embed_tokens.pack("showo.model.embed_tokens", source)?;
         for (index, layer) in self.showo.model.layers.iter_mut().enumerate() {
             layer.pack(&format!("showo.model.layers.{index}"), source)?;
@@ -354,8 +355,6 @@ impl Unif2ace {
         if let Some(packed) = self.packed_head.as_ref().and_then(|head| head.0[part].as_ref()) {
             return packed_linear(x, packed, Activation::None);
         }
-        let head = &self.showo.lm_head;
-        let bias = head.bias.as_ref().map(|bias| bias.val().narrow(0, start, num));
-        linear(x, head.weight.val().narrow(0, start, num), bias, Activation::None)
+        self.showo.lm_head.forward_rows(x, start..start + num)
     }
 }

@@ -2,6 +2,8 @@
 //! B batch, L positions, V vocabulary, D width.
 #![allow(dead_code, non_snake_case, clippy::unwrap_used, clippy::print_stderr)]
 
+pub mod small;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use burn::module::Module;
 use serde::Serialize;
 use unif2ace_io::{FileSeal, IoError, SealedFile};
-use unif2ace_weights::{DType, SafetensorsWriter, TensorSpec, for_each_parameter, parameter_specs};
+use unif2ace_model::lora::is_adapter;
+use unif2ace_weights::{DType, SafetensorsWriter, TensorSpec, adapter_specs, for_each_parameter, parameter_specs};
 
 use super::manifest::{self, Manifest};
 use crate::error::{Result, TrainError};
@@ -70,10 +71,15 @@ impl Partial {
         Ok(Self { folder, seals: BTreeMap::new() })
     }
 
-    /// Writes the module's parameters one by one.
+    /// Writes the module's parameters one by one; of a module with adapters these alone, for nothing else of it changes.
     pub(super) fn write_module<M: Module>(&mut self, name: &str, module: &M) -> Result<()> {
-        let mut writer = self.start(name, parameter_specs(module))?;
-        for_each_parameter(module, |path, values| writer.write(path, values))?;
+        let adapters = adapter_specs(module);
+        let all = adapters.is_empty();
+        let mut writer = self.start(name, if all { parameter_specs(module) } else { adapters })?;
+        for_each_parameter(module, |path, values| match all || is_adapter(path) {
+            true => writer.write(path, values),
+            false => Ok(()),
+        })?;
         self.seal(name, writer.into_inner()?)
     }
 

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use burn::module::Module;
 use serde::{Deserialize, Serialize};
-use unif2ace_weights::{NameMap, SafetensorsFile, WeightsError, load_into};
+use unif2ace_weights::{NameMap, SafetensorsFile, WeightsError, adapter_specs, load_adapters, load_into};
 
 use crate::error::{Result, TrainError};
 use crate::optim::OptimizerState;
@@ -47,6 +47,9 @@ pub struct RunState {
     /// What the evaluation at this step measured, nothing for what is not finite; empty when there was none.
     #[serde(default)]
     pub measures: BTreeMap<String, Option<f64>>,
+    /// SHA-256 of the weights that adapters are trained beside; none without adapters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lora_base: Option<String>,
     /// Sums since the last line of metrics.
     #[serde(default)]
     pub window: Window,
@@ -167,7 +170,11 @@ impl Checkpoint {
     pub fn load_into<M: Module>(&self, model: M) -> Result<M> {
         let source = SafetensorsFile::open(self.folder.join(WEIGHTS))?;
         let hint = "resume with the recipe that the run was started with, or name another `output`";
-        load_into(model, &source, &NameMap::identity()).map_err(|error| match error {
+        let loaded = match adapter_specs(&model).is_empty() {
+            true => load_into(model, &source, &NameMap::identity()),
+            false => load_adapters(model, &source),
+        };
+        loaded.map_err(|error| match error {
             WeightsError::Mismatch { origin, problems, .. } => {
                 WeightsError::Mismatch { origin, target: "the recipe's model".into(), problems, hint }.into()
             }

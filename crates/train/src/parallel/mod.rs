@@ -151,10 +151,10 @@ impl Parallel {
     /// When another rank has left.
     pub fn backward<M: Module>(&mut self, model: &M, loss: Tensor<1>) -> Result<HostGradients> {
         if self.ranks.world_size() == 1 {
-            return Ok(collect_gradients(model, loss.backward()));
+            return Ok(local_gradients(model, loss));
         }
         lock(&self.state).begin(watched(model));
-        let local = collect_gradients(model, loss.backward()).into_tensors();
+        let local = local_gradients(model, loss).into_tensors();
         Ok(HostGradients::new(self.finish(local)?))
     }
 
@@ -197,6 +197,14 @@ impl Drop for Parallel {
         if self.ranks.world_size() > 1 {
             listen_to_taps(None);
         }
+    }
+}
+
+/// The gradients of this rank's share. A loss that only frozen parameters have a part in has none.
+fn local_gradients<M: Module>(model: &M, loss: Tensor<1>) -> HostGradients {
+    match loss.is_tracked() {
+        true => collect_gradients(model, loss.backward()),
+        false => HostGradients::new(BTreeMap::new()),
     }
 }
 

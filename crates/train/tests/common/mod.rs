@@ -1,6 +1,8 @@
 //! A network of two tensors and its checkpoints.
 #![allow(dead_code)] // each test file uses its part
 
+pub mod place;
+
 use std::path::Path;
 
 use burn::module::{Module, Param};

@@ -91,7 +91,7 @@ fn mismatch(source: &SafetensorsDir, target: &str, problems: Vec<Problem>) -> Re
 }
 
 /// The number type that holds every value of a checkpoint.
-fn own_type(source: &SafetensorsDir) -> FloatType {
+pub(crate) fn own_type(source: &SafetensorsDir) -> FloatType {
     let mut types = source.names().filter_map(|name| source.info(name)).map(|info| info.dtype).filter(|dtype| dtype.is_float());
     match types.next() {
         Some(DType::Bf16) if types.all(|dtype| dtype == DType::Bf16) => FloatType::Bf16,

@@ -107,7 +107,7 @@ fn adapters_that_do_not_fit_are_refused_by_name() {
     std::fs::write(&lora, bytes).unwrap();
     output_of(&["pack", "models/mini", "-o", text(&packed), "--dtype", "bf16"]);
     let error = error_of(&["generate", PROMPT, "-o", text(&out), "--model", text(&packed), "--lora", text(&lora)]);
-    assert!(error.contains("expected plain weights for an adapter") && error.contains("lora merge"), "{error}");
+    assert!(error.contains("lora: expected a model folder with plain weights") && error.contains("lora merge"), "{error}");
     let error = error_of(&["lora", "merge", text(&packed), text(&lora), "-o", text(&out)]);
     assert!(error.contains("found packed ones"), "{error}");
     let error = error_of(&["lora", "unmerge", "models/mini", text(&lora), "-o", text(&out)]);

@@ -58,7 +58,7 @@ pub enum PipelineError {
     Text(#[from] unif2ace_data::DataError),
     /// A file of adapters.
     #[error(transparent)]
-    Lora(unif2ace_weights::WeightsError),
+    Lora(#[from] unif2ace_weights::WeightsError),
     /// The disk.
     #[error(transparent)]
     Io(#[from] unif2ace_io::IoError),

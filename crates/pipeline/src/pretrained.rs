@@ -80,7 +80,7 @@ impl Pipeline {
                 hint: "packed weights and bf16 and int8 are for the CPU: use --device cpu, or a model that isn't packed with --dtype f32",
             });
         }
-        let lora = options.lora.as_ref().map(LoraFile::open).transpose().map_err(PipelineError::Lora)?;
+        let lora = options.lora.as_ref().map(|path| open_lora(path, folder)).transpose()?;
         let (unified, weights) = match cpu {
             true => load_unified(&unified_config, folder, options.weights, lora.as_ref(), &device),
             false => load_plain(&unified_config, folder, lora.as_ref(), &device).map(|unified| (unified, WeightFormat::F32)),
@@ -187,6 +187,24 @@ pub(crate) fn id_rows(ids: &[u32], rows: usize, device: &Device) -> Tensor<2, In
     Tensor::from_data(TensorData::new(values, [rows, ids.len() / rows.max(1)]), device)
 }
 
+/// Adapters that fit the transformer of a model folder.
+fn open_lora(path: &Path, folder: &Path) -> Result<LoraFile> {
+    if folder.join(PACKED_FILE).is_file() {
+        return Err(PipelineError::Input {
+            what: "lora",
+            expected: "a model folder with plain weights".into(),
+            found: format!("{} with packed ones", folder.display()),
+            hint: "`unif2ace lora merge` the adapters into the folder that was packed, then pack the result",
+        });
+    }
+    let lora = LoraFile::open(path)?;
+    // What is wrong with the weights themselves is told where they are loaded.
+    if let Ok(source) = SafetensorsDir::open(folder.join("model.safetensors")) {
+        WithLora::added(&source, &lora)?;
+    }
+    Ok(lora)
+}
+
 /// The transformer with packed weights, and their format.
 fn load_unified(
     config: &ModelConfig,
@@ -200,11 +218,6 @@ fn load_unified(
     config.check().map_err(|error| format!("config.json: {error}"))?;
     let packed = folder.join(PACKED_FILE);
     if packed.is_file() {
-        if lora.is_some() {
-            return Err(format!(
-                "{PACKED_FILE}: expected plain weights for an adapter, found packed ones\nhint: `unif2ace lora merge` the adapter into the model that was packed, then pack the result"
-            ));
-        }
         let file = SafetensorsFile::open(&packed).map_err(|error| text(&error))?;
         plausible(config, file.names().filter_map(|name| file.info(name)), PACKED_FILE)?;
         let format = packed_format(&file).map_err(|error| text(&error))?;

@@ -17,6 +17,7 @@ use crate::lora;
 use crate::parallel;
 use crate::recipe::{Recipe, UnifiedRecipe};
 use crate::tasks::{self, data};
+use crate::trainable;
 use crate::trainer::{self, Outcome, Session};
 
 /// Pictures that evaluations during training look at.
@@ -120,6 +121,11 @@ pub fn run(recipe: &Recipe, session: Session) -> Result<Outcome> {
 
 /// Trains the transformer, stage by stage, and writes it or its adapters.
 fn run_unified(recipe: &Recipe, mut session: Session, device: &Device) -> Result<Outcome> {
+    // What a later stage gets wrong is told before the first one has run.
+    for stage in &recipe.stages {
+        let Some(unified) = &stage.recipe.unified else { continue };
+        trainable::frozen(&stage.recipe, &Unif2ace::new(&unified.config, device).map_err(data)?)?;
+    }
     // Without --resume the first stage refuses what is there.
     let done = match session.resume && !recipe.stages.is_empty() {
         true => {

@@ -67,22 +67,21 @@ fn unfit<'a>(key: &str, what: &str, pattern: &Pattern, paths: impl Iterator<Item
     (format!("[trainable]: `{}` in `{key}` {what}", pattern.text()), format!("did you mean `{nearest}`? {HINT}"))
 }
 
-/// The model with gradients for what the recipe trains (with adapters these alone), and the paths of what it freezes.
+/// Paths of the parameters that the recipe freezes: with adapters all but these.
 ///
 /// # Errors
 /// When a pattern fits no parameter, or nothing is left to train.
-pub(crate) fn freeze<M: Module>(recipe: &Recipe, model: M) -> Result<(M, BTreeSet<String>)> {
-    let paths: Vec<String> = named_parameters(&model).into_iter().map(|(path, _)| path).collect();
-    let frozen = match (&recipe.lora, &recipe.trainable) {
+pub(crate) fn frozen<M: Module>(recipe: &Recipe, model: &M) -> Result<BTreeSet<String>> {
+    let paths: Vec<String> = named_parameters(model).into_iter().map(|(path, _)| path).collect();
+    Ok(match (&recipe.lora, &recipe.trainable) {
         (Some(_), _) => paths.into_iter().filter(|path| !is_adapter(path)).collect(),
         (None, Some(config)) => config.frozen(&paths).map_err(|(reason, hint)| TrainError::Recipe {
             path: recipe.run.output.clone(),
             reason,
             hint,
         })?,
-        (None, None) => return Ok((model, BTreeSet::new())),
-    };
-    Ok((track_all_but(model, &frozen), frozen))
+        (None, None) => BTreeSet::new(),
+    })
 }
 
 /// The model with gradients for all parameters but those at the paths `frozen`.

@@ -100,7 +100,8 @@ pub fn train<O: Objective>(recipe: &Recipe, objective: &mut O, model: O::Model, 
     });
     interrupt::install();
     initialize(&model);
-    let (model, frozen) = trainable::freeze(recipe, model)?;
+    let frozen = trainable::frozen(recipe, &model)?;
+    let model = if frozen.is_empty() { model } else { trainable::track_all_but(model, &frozen) };
 
     let Resumed { mut model, mut optimizer, mut state } = resume::restore(recipe, &checkpoints, model, &session)?;
     optimizer.forget_moments(&frozen);

@@ -12,7 +12,8 @@ use unif2ace_data::TextTokenizer;
 use unif2ace_model::transformer::Unif2ace;
 use unif2ace_train::features;
 use unif2ace_train::feed::{Feed, RankOf};
-use unif2ace_train::params::{HostTensors, parameters, with_parameters};
+use unif2ace_train::lora::LoraConfig;
+use unif2ace_train::params::{HostTensors, map_parameters, parameters, with_parameters};
 use unif2ace_train::recipe::RunConfig;
 use unif2ace_train::tasks::unified::UnifiedObjective;
 use unif2ace_train::trainable::TrainableConfig;
@@ -113,8 +114,17 @@ fn train_rank<O: Objective<Model = Unif2ace>>(
     let mut weights = shared().weights.clone();
     let mut objective = change(objective(recipe, ranks.clone()), &mut weights);
     let model = Unif2ace::new(&recipe.unified.as_ref().unwrap().config, &Device::flex().autodiff()).unwrap();
-    let (model, problems) = with_parameters(model, &weights);
+    let (mut model, problems) = with_parameters(model, &weights);
     assert!(problems.is_empty(), "{problems:?}");
+    if let Some(lora) = &recipe.lora {
+        model = model.with_lora(lora.rank, lora.alpha, |layer| layer.contains("self_attn"));
+        // The threads share the one generator that would draw them.
+        model = map_parameters(model, |path, _, values| {
+            if path.ends_with("lora_A.weight") {
+                values.iter_mut().enumerate().for_each(|(place, value)| *value = (place % 7) as f32 * 0.1 - 0.3);
+            }
+        });
+    }
     train(recipe, &mut objective, model, Session { resume: true, quiet: true, ranks }).map(|(_, outcome)| outcome)
 }
 
@@ -287,4 +297,21 @@ fn ranks_agree_on_what_is_frozen() {
         assert!(kept || !frozen, "{name} changed");
         assert!(!kept || frozen || !name.contains("layers.1.self_attn.q_proj"), "{name} did not change");
     }
+}
+
+#[test]
+fn ranks_train_adapters_as_one_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = |name: &str, world_size: usize| {
+        let mut recipe = recipe(&folder.path().join(name), 4);
+        recipe.lora = Some(LoraConfig { rank: 2, alpha: 4.0, targets: vec!["self_attn".into()] });
+        run(&recipe, world_size);
+        recipe
+    };
+    let (alone, together) = (place("alone", 1), place("together", 2));
+    let difference = difference(&alone, &together);
+    assert!(difference <= TOLERANCE, "{difference:e}");
+    let saved = SafetensorsFile::open(together.run.output.join("checkpoints/step-00000004/weights.safetensors")).unwrap();
+    // Three blocks of four layers with two factors each.
+    assert_eq!(saved.names().count(), 24);
 }

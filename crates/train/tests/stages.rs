@@ -95,3 +95,16 @@ fn the_recipes_of_the_full_model_are_read() {
     }
     assert_eq!(show_o.last_step(), 1_550_000);
 }
+
+#[test]
+fn what_a_later_stage_gets_wrong_is_told_before_the_first() {
+    let place = Place::new();
+    let error = place.train("wrong", 0, false, |recipe| {
+        stages(recipe, &[("alignment", 2), ("instruction", 2)]);
+        let freeze: Table = toml::from_str("freeze = ['embed_token']").unwrap();
+        recipe["stage"][1].as_table_mut().unwrap().insert("trainable".into(), freeze.into());
+    });
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("`embed_token` in `freeze`") && error.contains("`showo.model.embed_tokens.weight`"), "{error}");
+    assert!(!place.path("wrong").exists(), "nothing is trained");
+}

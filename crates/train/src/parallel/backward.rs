@@ -174,7 +174,7 @@ impl Backward {
     }
 }
 
-/// A model's parameters in the order of their visit.
+/// A model's parameters that are trained, in the order of their visit.
 pub(super) fn watched<M: Module>(model: &M) -> Vec<Watched> {
     struct Collect {
         path: Vec<String>,
@@ -189,6 +189,9 @@ pub(super) fn watched<M: Module>(model: &M) -> Vec<Watched> {
         }
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
             let tensor = param.val();
+            if !tensor.is_require_grad() {
+                return;
+            }
             let (path, num_values) = (self.path.join("."), tensor.shape().num_elements());
             self.out.push(Watched { path, num_values, gradient: watch_gradient(&tensor) });
         }

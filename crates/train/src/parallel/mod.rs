@@ -52,6 +52,11 @@ pub fn check(ranks: &dyn Communicator, recipe: &Recipe) -> Result<()> {
     let text = serde_json::to_string(recipe).map_err(|error| TrainError::Data(error.to_string()))?;
     let digest = unif2ace_io::sha256_hex(format!("{} {text}", env!("CARGO_PKG_VERSION")).as_bytes());
     agree(ranks, "the recipe or program version", &digest, "start all ranks by one command, with one recipe file and one build")?;
+    recipe.stages.iter().map(|stage| &stage.recipe).chain([recipe]).try_for_each(|recipe| shareable(ranks, recipe))
+}
+
+/// Checks that the ranks can share the rows of a step equally.
+fn shareable(ranks: &dyn Communicator, recipe: &Recipe) -> Result<()> {
     let rows = match (&recipe.face, &recipe.unified) {
         (Some(_), _) => vec![recipe.optimizer()?.batch_size],
         (_, Some(unified)) => vec![recipe.optimizer()?.batch_size, unified.mmu_batch_size],

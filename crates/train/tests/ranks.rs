@@ -113,7 +113,8 @@ fn train_rank<O: Objective<Model = Unif2ace>>(
     let model = Unif2ace::new(&recipe.unified.as_ref().unwrap().config, &Device::flex().autodiff()).unwrap();
     let (model, problems) = with_parameters(model, &weights);
     assert!(problems.is_empty(), "{problems:?}");
-    train(recipe, &mut objective, model, Session { resume: true, quiet: true, ranks }).map(|(_, outcome)| outcome)
+    train(recipe, &mut objective, model, Session { resume: true, quiet: true, ranks, ..Session::default() })
+        .map(|(_, outcome)| outcome)
 }
 
 /// Runs every rank on a thread of its own.
@@ -141,7 +142,7 @@ fn numbers(recipe: &Recipe) -> Vec<Vec<(String, f64)>> {
     let text = fs::read_to_string(recipe.run.output.join("metrics.jsonl")).unwrap();
     let steps = text.lines().map(|line| serde_json::from_str::<serde_json::Map<_, _>>(line).unwrap());
     let number = |(name, value): (String, serde_json::Value)| Some((name, value.as_f64()?));
-    let timed = |name: &str| ["seconds", "tokens_per_second"].contains(&name);
+    let timed = |name: &str| name == "seconds" || name.ends_with("_per_second") || name.ends_with("resident_bytes");
     steps
         .filter(|step| step.contains_key("loss"))
         .map(|step| step.into_iter().filter_map(number).filter(|(name, _)| !timed(name)).collect())

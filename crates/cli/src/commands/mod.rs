@@ -9,5 +9,6 @@ pub mod generate;
 pub mod import;
 pub mod inspect;
 pub mod pack;
+pub mod plot;
 pub mod score;
 pub mod train;

@@ -72,7 +72,7 @@ fn take<const N: usize>(bytes: &mut &[u8]) -> [u8; N] {
 /// The data of all records.
 fn records(mut bytes: &[u8]) -> Vec<Vec<u8>> {
     let mut records = Vec::new();
-    let masked = |sum: u32| ((sum >> 15) | (sum << 17)).wrapping_add(0xa282_ead8);
+    let masked = |sum: u32| sum.rotate_right(15).wrapping_add(0xa282_ead8);
     while !bytes.is_empty() {
         let length: [u8; 8] = take(&mut bytes);
         assert_eq!(u32::from_le_bytes(take(&mut bytes)), masked(crc32c(&length)), "of the length");

@@ -55,7 +55,7 @@ impl Dashboard {
             screen::close();
             logging::redirect(None);
             if let Err(error) = result {
-                tracing::warn!("the dashboard is gone: {error}; training goes on");
+                tracing::warn!("the dashboard is gone: {error}");
             }
             state
         });
@@ -142,7 +142,8 @@ fn show(
         state.stopping = interrupt::asked();
         match screen::with_screen(|| screen.draw(|frame| view::draw(frame, &state)).map(drop)) {
             Ok(true) => {}
-            Ok(false) => return (state, Ok(())),
+            // A panic or a second Ctrl-C has closed it.
+            Ok(false) => return (state, Err(std::io::Error::other("the terminal was given back"))),
             Err(error) => return (state, Err(error)),
         }
         if let Err(error) = keys(&mut state) {

@@ -217,9 +217,9 @@ mod tests {
         let row = |name: &str| lines.iter().find(|line| line.contains(name)).unwrap_or_else(|| panic!("no {name} in\n{all}"));
         assert!(row("learning_rate").contains("2.00e-4"), "{all}");
         assert!(row("held_out_mask").contains("8.1250"), "{all}");
-        assert!(row("4.5000").contains("█▇▇▆▅▅▄▃▃▂▂▁") || row("4.5000").contains('█'), "{all}");
+        assert!(row("4.5000").contains("█▇▇▆▅▅▄▄▃▂▂▁"), "{all}");
         // The chart is of the first metric, from its first to its last step.
-        assert!(lines[4].contains(" loss ") && all.contains("11.9"), "{all}");
+        assert!(lines[4].contains(" loss ") && all.contains("12.1125"), "{all}");
         assert!(
             lines.iter().filter(|line| line.chars().any(|letter| ('\u{2801}'..='\u{28ff}').contains(&letter))).count() > 5,
             "{all}"

@@ -1,6 +1,8 @@
 //! The `unif2ace` command.
 
 mod commands;
+mod dashboard;
+mod logging;
 mod options;
 mod outcome;
 
@@ -47,7 +49,11 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let level = if matches!(cli.command, Command::Train(_) | Command::Eval(_)) { "info" } else { "warn" };
     let filter = EnvFilter::try_from_env("UNIF2ACE_LOG").unwrap_or_else(|_| EnvFilter::new(level));
-    let lines = tracing_subscriber::fmt::layer().with_target(false).with_writer(std::io::stderr).with_filter(filter);
+    let lines = tracing_subscriber::fmt::layer()
+        .with_target(false)
+        .with_ansi(logging::coloured())
+        .with_writer(logging::Lines)
+        .with_filter(filter);
     let file = match cli.profile.as_ref().map(File::create).transpose() {
         Ok(file) => file,
         Err(error) => {

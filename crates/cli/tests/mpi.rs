@@ -73,12 +73,14 @@ impl Place {
         path
     }
 
-    /// Every number of every step in the metrics, but times.
+    /// Every number of every step in the metrics, but times and counts: where a router is undecided, they jump with the last bit.
     fn numbers(&self, run: &str) -> Vec<Vec<(String, f64)>> {
         let text = fs::read_to_string(self.path(run).join("metrics.jsonl")).unwrap();
         let steps = text.lines().map(|line| serde_json::from_str::<serde_json::Map<_, _>>(line).unwrap());
         let number = |(name, value): (String, serde_json::Value)| Some((name, value.as_f64()?));
-        let timed = |name: &str| ["seconds", "tokens_per_second"].contains(&name);
+        let timed = |name: &str| {
+            name == "seconds" || name.ends_with("_per_second") || name.ends_with("resident_bytes") || name.contains("expert_use")
+        };
         steps
             .filter(|step| step.contains_key("loss"))
             .map(|step| step.into_iter().filter_map(number).filter(|(name, _)| !timed(name)).collect())

@@ -50,6 +50,14 @@ pub enum TrainError {
         /// The file with the step's samples.
         report: PathBuf,
     },
+    /// Curves of runs can't be drawn.
+    #[error("{reason}\nhint: {hint}")]
+    Plot {
+        /// What is wrong.
+        reason: String,
+        /// What would be right.
+        hint: String,
+    },
     /// A tensor operation gave data of an unexpected kind.
     #[error("{operation}: {reason}")]
     Tensor {

@@ -13,9 +13,10 @@ use unif2ace_pipeline::Parts;
 use crate::encoder::{Encoder, Row};
 use crate::error::{Result, TrainError};
 use crate::recipe::{Recipe, UnifiedRecipe};
+use crate::report::Work;
 use crate::tasks::data;
 use crate::tasks::unified::FeaturedRecords;
-use crate::trainer::{Session, progress_bar};
+use crate::trainer::Session;
 
 /// Batches that workers make ready ahead.
 const NUM_AHEAD: usize = 2;
@@ -111,14 +112,20 @@ impl Feed {
         let broken = Broken::new(recipe.data.max_broken());
         let RankOf { rank, world_size } = self.rank;
         let total: usize = self.pictured().map(|set| set.len().div_ceil(world_size)).sum();
-        let bar = progress_bar(total as u64, 0, session.quiet || self.rank.rank > 0);
-        bar.set_message("features of the pictures");
+        let reporter = session.reporter();
+        reporter.begin(Work::Features, 0, total as u64);
+        let mut done = 0;
+        let mut advance = |more: usize| {
+            done += more as u64;
+            reporter.advance(done);
+        };
         for set in self.pictured() {
-            if !self.encoder.precompute(set, (rank, world_size), &broken, &mut |done| bar.inc(done as u64))? {
+            if !self.encoder.precompute(set, (rank, world_size), &broken, &mut advance)? {
+                reporter.end(true);
                 return Ok(false);
             }
         }
-        bar.finish_and_clear();
+        reporter.end(false);
         tracing::info!(samples = total, encoded = self.encoder.num_encoded(), "features of the pictures are in the cache");
         Ok(true)
     }

@@ -61,6 +61,9 @@ pub struct RunConfig {
     /// Steps between two lines of metrics.
     #[serde(default = "default_log_every")]
     pub log_every: u64,
+    /// Write the metrics as event files into `tensorboard/` too.
+    #[serde(default = "default_tensorboard")]
+    pub tensorboard: bool,
     /// Steps between two evaluations with a sample sheet; 0 for only at the end.
     #[serde(default)]
     pub evaluate_every: u64,
@@ -314,6 +317,9 @@ fn default_text_coeff() -> f64 {
 }
 fn default_log_every() -> u64 {
     20
+}
+fn default_tensorboard() -> bool {
+    true
 }
 fn default_checkpoint_every() -> u64 {
     500

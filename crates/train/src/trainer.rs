@@ -1,24 +1,24 @@
 //! The loop that every gradient-trained part shares: loss, backward, update, metrics, evaluation, checkpoints, resume.
 
-use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
 use burn::module::Module;
 use burn::tensor::Tensor;
-use indicatif::{ProgressBar, ProgressStyle};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, json};
 use unif2ace_comm::{Communicator, Single};
 
 use crate::checkpoint::Checkpoints;
 use crate::error::Result;
 use crate::interrupt;
+use crate::metrics::{ExpertUse, LineKind, MetricLog, resident};
 use crate::nonfinite::{self, NotFinite};
 use crate::optim::{HostGradients, OptimizerState};
 use crate::parallel::Parallel;
 use crate::params::{initialize, tensor_values, with_parameters};
 use crate::recipe::Recipe;
+use crate::report::{Bar, Reporter, Silent, Work};
 use crate::resume::{self, Resumed};
 use crate::trainable;
 
@@ -28,8 +28,12 @@ pub struct StepLoss {
     pub total: Tensor<1>,
     /// Named parts, as plain numbers, for the metrics.
     pub parts: Vec<(&'static str, f64)>,
-    /// Tokens (or images, where there are no tokens) that the step read.
+    /// Tokens that the step read, pads too; 0 where there are none.
     pub num_tokens: usize,
+    /// Pictures that the step read.
+    pub num_images: usize,
+    /// What the routers of each group of experts did.
+    pub experts: Vec<(&'static str, ExpertUse)>,
 }
 
 /// What is trained: a loss per step, and measures of a model.
@@ -73,11 +77,24 @@ pub struct Session {
     pub quiet: bool,
     /// The ranks that train together; the first one writes and reports for all.
     pub ranks: Arc<dyn Communicator>,
+    /// Follows the run in place of the progress bar.
+    pub reporter: Option<Arc<dyn Reporter>>,
 }
 
 impl Default for Session {
     fn default() -> Self {
-        Self { resume: false, quiet: false, ranks: Arc::new(Single) }
+        Self { resume: false, quiet: false, ranks: Arc::new(Single), reporter: None }
+    }
+}
+
+impl Session {
+    /// Who is told what the run does.
+    pub(crate) fn reporter(&self) -> Arc<dyn Reporter> {
+        match &self.reporter {
+            _ if !self.ranks.leads() => Arc::new(Silent),
+            Some(reporter) => reporter.clone(),
+            None => Arc::new(Bar::new(self.quiet)),
+        }
     }
 }
 
@@ -112,16 +129,9 @@ pub fn train<O: Objective>(recipe: &Recipe, objective: &mut O, model: O::Model, 
     let last_step = recipe.last_step();
     parallel.agree_on_state(state.step, &model, &optimizer)?;
     // The rank that leads writes the metrics.
-    let metrics_path = run.output.join("metrics.jsonl");
-    let mut metrics = match leads {
-        true => {
-            resume::cut_lines_after(&metrics_path, state.step)?;
-            Some(Metrics::open(&metrics_path)?)
-        }
-        false => None,
-    };
-    let bar = progress_bar(last_step, state.step, session.quiet || !leads);
-    let started = (state.step, state.seconds);
+    let mut metrics = leads.then(|| MetricLog::open(run, state.step)).transpose()?;
+    let reporter = session.reporter();
+    reporter.begin(Work::Steps, state.step, last_step);
     let mut clock = Instant::now();
 
     while state.step < last_step {
@@ -130,7 +140,7 @@ pub fn train<O: Objective>(recipe: &Recipe, objective: &mut O, model: O::Model, 
                 metrics.sync()?;
                 checkpoints.save(&state, &model, &optimizer)?;
             }
-            bar.abandon_with_message("interrupted; continue with --resume");
+            reporter.end(true);
             return Ok((averaged(model, &optimizer), Outcome::Interrupted));
         }
         let begun = Instant::now();
@@ -138,7 +148,7 @@ pub fn train<O: Objective>(recipe: &Recipe, objective: &mut O, model: O::Model, 
         let learning_rate = config.learning_rate_at(state.step.saturating_sub(recipe.first_step));
         match finite_gradients(&mut parallel, &model, &mut step_loss)? {
             Ok((loss, gradients)) => {
-                state.window.add(loss, &step_loss.parts, gradients.norm, step_loss.num_tokens);
+                state.window.add(loss, &step_loss, gradients.norm);
                 model = optimizer.update(model, gradients, &config, learning_rate);
             }
             Err(found) => {
@@ -153,18 +163,15 @@ pub fn train<O: Objective>(recipe: &Recipe, objective: &mut O, model: O::Model, 
         state.measures.clear();
         state.seconds += clock.elapsed().as_secs_f64();
         clock = Instant::now();
-        bar.set_position(state.step);
+        reporter.advance(state.step);
 
         let last = state.step == last_step;
         let Some(metrics) = &mut metrics else { continue };
         if state.step.is_multiple_of(run.log_every.max(1)) || last {
-            let line = std::mem::take(&mut state.window).line(&state, learning_rate);
-            bar.set_message(summary(&line));
-            if bar.is_hidden() {
-                let rest = (last_step - state.step) as f64 * (state.seconds - started.1) / (state.step - started.0) as f64;
-                tracing::info!("step {}/{} eta {}  {}", state.step, last_step, duration(rest), summary(&line));
-            }
-            metrics.write(&line)?;
+            let mut line = std::mem::take(&mut state.window).line(&state, learning_rate);
+            line.extend(resident());
+            metrics.write(state.step, &line, LineKind::Training)?;
+            reporter.line(LineKind::Training, &line);
         }
         if last || (run.evaluate_every > 0 && state.step.is_multiple_of(run.evaluate_every)) {
             let evaluated = averaged(model.clone(), &optimizer);
@@ -172,9 +179,8 @@ pub fn train<O: Objective>(recipe: &Recipe, objective: &mut O, model: O::Model, 
             let mut line = Map::from_iter([("step".to_owned(), json!(state.step))]);
             line.extend(measures.iter().map(|(name, value)| (name.clone(), json!(value))));
             state.measures = measures.into_iter().map(|(name, value)| (name, value.is_finite().then_some(value))).collect();
-            let text = Value::Object(line.clone()).to_string();
-            bar.suspend(|| tracing::info!("evaluation {text}"));
-            metrics.write(&line)?;
+            metrics.write(state.step, &line, LineKind::Evaluation)?;
+            reporter.line(LineKind::Evaluation, &line);
         }
         let to_rank = run.keep_best > 0 && !state.measures.is_empty();
         if last || to_rank || (run.checkpoint_every > 0 && state.step.is_multiple_of(run.checkpoint_every)) {
@@ -183,7 +189,7 @@ pub fn train<O: Objective>(recipe: &Recipe, objective: &mut O, model: O::Model, 
             checkpoints.save(&state, &model, &optimizer)?;
         }
     }
-    bar.finish();
+    reporter.end(false);
     parallel.report();
     Ok((averaged(model, &optimizer), Outcome::Finished))
 }
@@ -208,61 +214,4 @@ fn finite_gradients<M: Module>(
 
 fn averaged<M: Module>(model: M, optimizer: &OptimizerState) -> M {
     if optimizer.ema.is_empty() { model } else { with_parameters(model, &optimizer.ema).0 }
-}
-
-fn summary(line: &Map<String, Value>) -> String {
-    let skip = ["step", "learning_rate", "seconds"];
-    let parts: Vec<String> = line
-        .iter()
-        .filter(|(name, _)| !skip.contains(&name.as_str()))
-        .filter_map(|(name, value)| Some(format!("{name} {:.4}", value.as_f64()?)))
-        .collect();
-    parts.join("  ")
-}
-
-/// Hours, minutes and seconds of `seconds`.
-fn duration(seconds: f64) -> String {
-    let whole = seconds as u64;
-    format!("{}:{:02}:{:02}", whole / 3600, whole / 60 % 60, whole % 60)
-}
-
-pub(crate) fn progress_bar(num_steps: u64, done: u64, quiet: bool) -> ProgressBar {
-    if quiet {
-        return ProgressBar::hidden();
-    }
-    let bar = ProgressBar::new(num_steps).with_position(done);
-    if let Ok(style) = ProgressStyle::with_template("{bar:24} {pos}/{len} eta {eta}  {msg}") {
-        bar.set_style(style);
-    }
-    bar.reset_eta();
-    bar
-}
-
-/// Lines of JSON, appended.
-struct Metrics {
-    file: std::fs::File,
-    path: std::path::PathBuf,
-}
-
-impl Metrics {
-    fn open(path: &Path) -> Result<Self> {
-        let file = std::fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(path)
-            .map_err(|source| unif2ace_io::IoError::system("append to", path, source))?;
-        Ok(Self { file, path: path.to_path_buf() })
-    }
-
-    /// Flushes what was written to the device.
-    fn sync(&self) -> Result<()> {
-        self.file.sync_data().map_err(|source| unif2ace_io::IoError::system("flush", &self.path, source).into())
-    }
-
-    fn write(&mut self, line: &Map<String, Value>) -> Result<()> {
-        let text = format!("{}\n", Value::Object(line.clone()));
-        self.file
-            .write_all(text.as_bytes())
-            .map_err(|source| unif2ace_io::IoError::system("append to", &self.path, source).into())
-    }
 }

@@ -4,6 +4,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
 use crate::checkpoint::RunState;
+use crate::metrics::ExpertUse;
+use crate::trainer::StepLoss;
 
 /// Sums since the last line of metrics. A checkpoint holds them bit by bit, so that the line a resumed run writes next is the line that
 /// the whole run writes.
@@ -13,7 +15,11 @@ pub struct Window {
     total: Sum,
     norm: Sum,
     tokens: usize,
+    #[serde(default)]
+    images: usize,
     parts: Vec<(String, Sum, u64)>,
+    #[serde(default)]
+    experts: Vec<(String, ExpertUse)>,
     /// Wall time of the steps.
     pub(crate) seconds: f64,
 }
@@ -36,12 +42,19 @@ impl<'de> Deserialize<'de> for Sum {
 
 impl Window {
     /// Adds a step.
-    pub(crate) fn add(&mut self, total: f64, parts: &[(&'static str, f64)], norm: f64, tokens: usize) {
+    pub(crate) fn add(&mut self, total: f64, step: &StepLoss, norm: f64) {
         self.count += 1;
         self.total.0 += total;
         self.norm.0 += norm;
-        self.tokens += tokens;
-        for &(name, value) in parts {
+        self.tokens += step.num_tokens;
+        self.images += step.num_images;
+        for (group, experts) in &step.experts {
+            match self.experts.iter_mut().find(|known| known.0 == *group) {
+                Some((_, sum)) => sum.add(experts),
+                None => self.experts.push(((*group).to_owned(), experts.clone())),
+            }
+        }
+        for &(name, value) in &step.parts {
             match self.parts.iter_mut().find(|part| part.0 == name) {
                 Some((_, sum, count)) => {
                     sum.0 += value;
@@ -62,12 +75,19 @@ impl Window {
                 line.insert(name, json!(sum.0 / count as f64));
             }
             line.insert("grad_norm".into(), json!(self.norm.0 / self.count as f64));
+            for (group, experts) in &self.experts {
+                line.extend(experts.measures(group).into_iter().map(|(name, value)| (name, json!(value))));
+            }
         }
         if state.num_skipped > 0 {
             line.insert("skipped_nonfinite".into(), json!(state.num_skipped));
         }
         line.insert("learning_rate".into(), json!(learning_rate));
-        line.insert("tokens_per_second".into(), json!(self.tokens as f64 / self.seconds.max(1e-9)));
+        for (name, count) in [("tokens_per_second", self.tokens), ("images_per_second", self.images)] {
+            if count > 0 {
+                line.insert(name.into(), json!(count as f64 / self.seconds.max(1e-9)));
+            }
+        }
         line.insert("seconds".into(), json!(state.seconds));
         line
     }
@@ -75,19 +95,32 @@ impl Window {
 
 #[cfg(test)]
 mod tests {
+    use burn::tensor::{Device, Tensor};
+
     use super::*;
 
     #[test]
     fn a_saved_window_goes_on_to_the_same_bits() {
         let steps = [0.1, 1.0 / 3.0, 1e300, f64::INFINITY];
+        let step = |value: f64| StepLoss {
+            total: Tensor::zeros([1], &Device::flex()),
+            parts: vec![("part", -value)],
+            num_tokens: 3,
+            num_images: 2,
+            experts: vec![("t2i", ExpertUse { token: vec![vec![1, 3]], ..ExpertUse::default() })],
+        };
         let mut whole = Window::default();
         for value in steps {
-            whole.add(value, &[("part", -value)], value.sqrt(), 3);
+            whole.add(value, &step(value), value.sqrt());
             whole = serde_json::from_str(&serde_json::to_string(&whole).unwrap()).unwrap();
         }
         let mut other = Window::default();
-        steps.iter().for_each(|&value| other.add(value, &[("part", -value)], value.sqrt(), 3));
+        steps.iter().for_each(|&value| other.add(value, &step(value), value.sqrt()));
         assert_eq!(whole, other);
+        whole.seconds = 2.0;
+        let line = whole.line(&RunState::default(), 0.5);
+        assert_eq!((&line["tokens_per_second"], &line["images_per_second"]), (&json!(6.0), &json!(4.0)));
+        assert_eq!((&line["expert_use_min_t2i"], &line["expert_use_max_t2i"]), (&json!(0.25), &json!(0.75)));
         let state = RunState { step: 4, num_skipped: 2, ..RunState::default() };
         let line = Window::default().line(&state, 0.5);
         assert_eq!((line.get("loss"), &line["skipped_nonfinite"], &line["step"]), (None, &json!(2), &json!(4)));

@@ -125,7 +125,8 @@ fn train_rank<O: Objective<Model = Unif2ace>>(
             }
         });
     }
-    train(recipe, &mut objective, model, Session { resume: true, quiet: true, ranks }).map(|(_, outcome)| outcome)
+    train(recipe, &mut objective, model, Session { resume: true, quiet: true, ranks, ..Session::default() })
+        .map(|(_, outcome)| outcome)
 }
 
 /// Runs every rank on a thread of its own.
@@ -148,12 +149,14 @@ fn run(recipe: &Recipe, world_size: usize) {
     outcomes.into_iter().for_each(|outcome| assert_eq!(outcome.unwrap(), Outcome::Finished));
 }
 
-/// Every number that each step has in the metrics, but times.
+/// Every number that each step has in the metrics, but times and counts: where a router is undecided, they jump with the last bit.
 fn numbers(recipe: &Recipe) -> Vec<Vec<(String, f64)>> {
     let text = fs::read_to_string(recipe.run.output.join("metrics.jsonl")).unwrap();
     let steps = text.lines().map(|line| serde_json::from_str::<serde_json::Map<_, _>>(line).unwrap());
     let number = |(name, value): (String, serde_json::Value)| Some((name, value.as_f64()?));
-    let timed = |name: &str| ["seconds", "tokens_per_second"].contains(&name);
+    let timed = |name: &str| {
+        name == "seconds" || name.ends_with("_per_second") || name.ends_with("resident_bytes") || name.contains("expert_use")
+    };
     steps
         .filter(|step| step.contains_key("loss"))
         .map(|step| step.into_iter().filter_map(number).filter(|(name, _)| !timed(name)).collect())
@@ -239,7 +242,7 @@ fn a_rank_that_fails_ends_the_others_and_the_run_goes_on_from_its_checkpoint() {
     assert!(recipe.run.output.join("checkpoints/step-00000002").is_dir());
     run(&recipe, 2);
     let steps: Vec<f64> = numbers(&recipe).iter().map(|step| step[0].1).collect();
-    assert_eq!(steps, [1.0, 2.0, 3.0, 3.0, 4.0]);
+    assert_eq!(steps, [1.0, 2.0, 3.0, 4.0]);
 }
 
 #[test]

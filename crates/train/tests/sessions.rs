@@ -40,7 +40,7 @@ impl Objective for Toy {
             total = total + model.weight.val().mul_scalar(0.0).sqrt().sum();
         }
         let part = if broken { f64::NEG_INFINITY } else { 1.0 / (step + 3) as f64 };
-        Ok(StepLoss { total, parts: vec![("part", part)], num_tokens: 2 })
+        Ok(StepLoss { total, parts: vec![("part", part)], num_tokens: 2, num_images: 0, experts: Vec::new() })
     }
 
     fn sample_names(&self, step: u64) -> Vec<String> {
@@ -89,8 +89,9 @@ impl Run {
         let mut lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         for line in &mut lines {
             let line = line.as_object_mut().unwrap();
-            line.shift_remove("seconds");
-            line.shift_remove("tokens_per_second");
+            for timed in ["seconds", "tokens_per_second", "resident_bytes", "peak_resident_bytes"] {
+                line.shift_remove(timed);
+            }
         }
         lines
     }

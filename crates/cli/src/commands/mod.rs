@@ -10,5 +10,6 @@ pub mod import;
 pub mod inspect;
 pub mod lora;
 pub mod pack;
+pub mod plot;
 pub mod score;
 pub mod train;

@@ -2,16 +2,22 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, Subcommand};
 use unif2ace_train::{Outcome as TrainOutcome, Recipe, Session};
 
-use crate::outcome::{Failure, Outcome, remark};
+use super::plot;
+use crate::dashboard::{self, Dashboard};
+use crate::outcome::{Failure, Outcome, fail, remark};
 
 /// Train what a recipe names.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct TrainArgs {
+    #[command(subcommand)]
+    command: Option<TrainCommand>,
     /// The recipe.
-    recipe: PathBuf,
+    #[arg(required = true)]
+    recipe: Option<PathBuf>,
     /// Continue from the newest checkpoint.
     #[arg(long)]
     resume: bool,
@@ -21,16 +27,42 @@ pub struct TrainArgs {
     /// No progress bar.
     #[arg(long, short)]
     quiet: bool,
+    /// A live view of the run in place of the progress bar.
+    #[arg(long, conflicts_with = "quiet")]
+    dashboard: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum TrainCommand {
+    Plot(plot::PlotArgs),
 }
 
 /// Trains.
 pub fn run(args: &TrainArgs) -> Outcome {
-    let mut recipe = Recipe::read(&args.recipe)?;
+    let path = match (&args.command, &args.recipe) {
+        (Some(TrainCommand::Plot(args)), _) => return plot::run(args),
+        (None, Some(recipe)) => recipe,
+        (None, None) => return Err(fail("train: expected a recipe\nhint: for example recipes/mini/face.toml")),
+    };
+    let mut recipe = Recipe::read(path)?;
     if let Some(data) = &args.data {
         recipe.set_data(data);
     }
     let ranks = unif2ace_train::connect()?;
-    let result = unif2ace_train::run(&recipe, Session { resume: args.resume, quiet: args.quiet, ranks: ranks.clone() });
+    let dashboard = match args.dashboard && ranks.leads() {
+        true if dashboard::is_possible() => {
+            Some(Dashboard::open(format!("{}: {}", path.display(), recipe.run.output.display()), &recipe.run.output)?)
+        }
+        true => {
+            remark("--dashboard needs a terminal: plain lines instead");
+            None
+        }
+        false => None,
+    };
+    let reporter = dashboard.as_ref().map(Dashboard::reporter);
+    let result = unif2ace_train::run(&recipe, Session { resume: args.resume, quiet: args.quiet, ranks: ranks.clone(), reporter });
+    // The terminal is given back before anything more is said.
+    drop(dashboard);
     if let (Err(error), true) = (&result, ranks.world_size() > 1) {
         remark(&format!("error: rank {}: {error}", ranks.rank()));
         // The others would wait for this one for ever.

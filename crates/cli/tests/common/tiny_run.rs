@@ -49,7 +49,7 @@ impl TinyRun {
         self.folder.join("run").join(name)
     }
 
-    /// Lines of the metrics without what the clock says; none before there are any.
+    /// Lines of the metrics without what the clock and the system say; none before there are any.
     pub fn metrics(&self) -> Vec<Value> {
         let text = fs::read_to_string(self.path("metrics.jsonl")).unwrap_or_default();
         // A run that goes on may have written half a line.
@@ -57,8 +57,9 @@ impl TinyRun {
         let mut lines: Vec<Value> = whole.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         for line in &mut lines {
             let line = line.as_object_mut().unwrap();
-            line.shift_remove("seconds");
-            line.shift_remove("tokens_per_second");
+            for timed in ["seconds", "tokens_per_second", "images_per_second", "resident_bytes", "peak_resident_bytes"] {
+                line.shift_remove(timed);
+            }
         }
         lines
     }

@@ -134,7 +134,7 @@ impl Parallel {
         Ok(self.ranks.gather(&text)?.into_iter().map(read).collect::<Result<Vec<_>>>()?.concat())
     }
 
-    /// Puts the sums over all ranks in the place of this rank's shares: `loss`, the parts, the number of tokens.
+    /// Puts the sums over all ranks in the place of this rank's shares: `loss`, the parts, and the counts, which are exact below 2^24.
     ///
     /// # Errors
     /// When another rank has left.
@@ -142,11 +142,16 @@ impl Parallel {
         if self.ranks.world_size() == 1 {
             return Ok(loss);
         }
-        let mut shares = vec![loss, step.num_tokens as f32];
+        let num_parts = step.parts.len();
+        let mut shares = vec![loss, step.num_tokens as f32, step.num_images as f32];
         shares.extend(step.parts.iter().map(|part| part.1 as f32));
+        shares.extend(step.experts.iter_mut().flat_map(|group| group.1.counts_mut()).map(|count| *count as f32));
         let sums = self.ranks.sum(shares)?;
-        step.num_tokens = sums[1] as usize;
-        step.parts.iter_mut().zip(&sums[2..]).for_each(|(part, &sum)| part.1 = f64::from(sum));
+        (step.num_tokens, step.num_images) = (sums[1] as usize, sums[2] as usize);
+        let (parts, counts) = sums[3..].split_at(num_parts);
+        step.parts.iter_mut().zip(parts).for_each(|(part, &sum)| part.1 = f64::from(sum));
+        let experts = step.experts.iter_mut().flat_map(|group| group.1.counts_mut());
+        experts.zip(counts).for_each(|(count, &sum)| *count = sum as u64);
         Ok(sums[0])
     }
 

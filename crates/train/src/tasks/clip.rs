@@ -83,9 +83,11 @@ impl Objective for ClipObjective {
             .collect();
         let config = &model.config().text_config;
         let ids_BL = self.texts(&texts, config.max_position_embeddings, config.eos_token_id, &self.device)?;
+        let num_tokens = ids_BL.dims().iter().product();
         let total = model.loss(clip_pixels(pixels_BHWC), ids_BL).map_err(data)?;
         let loss = f64::from(tensor_values(total.clone())[0]);
-        Ok(StepLoss { total, parts: vec![("contrastive", loss)], num_tokens: self.batch_size })
+        let parts = vec![("contrastive", loss)];
+        Ok(StepLoss { total, parts, num_tokens, num_images: self.batch_size, experts: Vec::new() })
     }
 
     fn sample_names(&self, step: u64) -> Vec<String> {

@@ -94,7 +94,8 @@ impl Objective for FaceObjective {
         let known = num_known as f64 / share.over_all(&[num_known])?[0].max(1.0);
         let total = model.loss(&output, targets_BA).map_err(data)?.loss.mul_scalar(known);
         let loss = f64::from(tensor_values(total.clone())[0]);
-        Ok(StepLoss { total, parts: vec![("cross_entropy", loss)], num_tokens: share.num })
+        let parts = vec![("cross_entropy", loss)];
+        Ok(StepLoss { total, parts, num_tokens: 0, num_images: share.num, experts: Vec::new() })
     }
 
     fn sample_names(&self, step: u64) -> Vec<String> {

@@ -10,6 +10,7 @@ use super::data;
 use super::share::Share;
 use super::unified::{TaskLoss, UnifiedObjective, number};
 use crate::error::Result;
+use crate::metrics::ExpertUse;
 
 impl UnifiedObjective {
     /// Rows of text, cut to `max_seq_length` tokens; the understanding group of experts reads them.
@@ -54,6 +55,7 @@ impl UnifiedObjective {
             parts: vec![("text", number(total.clone()))],
             total,
             balance: share.balance(&hidden.stats)?,
+            experts: ExpertUse::of(&hidden.stats),
             num_tokens: flat.len(),
         })
     }

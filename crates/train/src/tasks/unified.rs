@@ -26,6 +26,7 @@ use super::texts::Texts;
 use crate::error::Result;
 use crate::features::Features;
 use crate::feed::Feed;
+use crate::metrics::{ExpertUse, sheet_path};
 use crate::params::tensor_values;
 use crate::recipe::UnifiedRecipe;
 use crate::trainer::{Objective, StepLoss};
@@ -87,6 +88,7 @@ pub struct UnifiedObjective {
 pub(super) struct TaskLoss {
     pub total: Tensor<1>,
     pub balance: Option<Tensor<1>>,
+    pub experts: ExpertUse,
     pub num_tokens: usize,
     pub parts: Vec<(&'static str, f64)>,
 }
@@ -183,13 +185,14 @@ impl UnifiedObjective {
             features: BatchFeatures::Raw(ExpertFeatures { noise_level: Some(noise_level), ..ExpertFeatures::default() }),
         };
         let hidden = model.hidden(batch);
-        let balance = share.balance(&hidden.stats)?;
+        let (balance, experts) = (share.balance(&hidden.stats)?, ExpertUse::of(&hidden.stats));
         if places.is_empty() {
             // No image of the batch has a masked place: nothing to learn, but a loss with a graph.
             return Ok(TaskLoss {
                 parts: vec![("mask", 0.0), ("score_cross_entropy", 0.0)],
                 total: hidden.x_BLD.sum().mul_scalar(0.0),
                 balance,
+                experts,
                 num_tokens: rows.len(),
             });
         }
@@ -205,6 +208,7 @@ impl UnifiedObjective {
             ],
             total: loss.total.mul_scalar(share.fraction()),
             balance,
+            experts,
             num_tokens: rows.len(),
         })
     }
@@ -278,6 +282,7 @@ impl UnifiedObjective {
             parts: vec![("mmu", number(total.clone())), ("mmu_answers", answers.iter().sum::<f64>() / all[1].max(1.0))],
             total,
             balance: share.balance(&hidden.stats)?,
+            experts: ExpertUse::of(&hidden.stats),
             num_tokens: rows.len(),
         })
     }
@@ -312,14 +317,15 @@ impl Objective for UnifiedObjective {
         let texts = self.train.texts(step)?;
         self.read = batches.iter().flat_map(|batch| batch.keys.iter().cloned()).chain(texts.iter().cloned()).collect();
         let mut total: Option<Tensor<1>> = None;
-        let (mut parts, mut num_tokens) = (Vec::new(), 0);
+        let (mut parts, mut experts, mut num_tokens, mut num_images) = (Vec::new(), Vec::new(), 0, 0);
         let tasks = [
-            (self.recipe.t2i_coeff, self.recipe.balance_coeffs[0], "balance_t2i"),
-            (self.recipe.mmu_coeff, self.recipe.balance_coeffs[1], "balance_mmu"),
-            (self.recipe.text_coeff, self.recipe.balance_coeffs[1], "balance_text"),
+            (self.recipe.t2i_coeff, self.recipe.balance_coeffs[0], "t2i", "balance_t2i"),
+            (self.recipe.mmu_coeff, self.recipe.balance_coeffs[1], "mmu", "balance_mmu"),
+            (self.recipe.text_coeff, self.recipe.balance_coeffs[1], "text", "balance_text"),
         ];
-        for (task, (coeff, balance_coeff, balance_name)) in tasks.into_iter().enumerate() {
-            let num_rows = batches.get(task).map_or(texts.len(), |batch| batch.records.len());
+        for (task, (coeff, balance_coeff, name, balance_name)) in tasks.into_iter().enumerate() {
+            let pictures = batches.get(task).map(|batch| batch.records.len());
+            let num_rows = pictures.unwrap_or(texts.len());
             if coeff == 0.0 || num_rows == 0 {
                 continue;
             }
@@ -332,6 +338,8 @@ impl Objective for UnifiedObjective {
                 _ => self.text(model, &texts, &share)?,
             };
             num_tokens += loss.num_tokens;
+            num_images += pictures.unwrap_or(0);
+            experts.push((name, loss.experts));
             parts.extend(loss.parts);
             let mut sum = loss.total.mul_scalar(coeff);
             if let Some(balance) = loss.balance {
@@ -344,7 +352,7 @@ impl Objective for UnifiedObjective {
             });
         }
         let total = total.ok_or_else(|| data("the recipe trains nothing: the coefficients or batch sizes of all tasks are 0"))?;
-        Ok(StepLoss { total, parts, num_tokens })
+        Ok(StepLoss { total, parts, num_tokens, num_images, experts })
     }
 
     fn sample_names(&self, _step: u64) -> Vec<String> {
@@ -373,7 +381,7 @@ impl Objective for UnifiedObjective {
             batches += 1.0;
         }
         sums.iter_mut().for_each(|(_, sum)| *sum /= batches);
-        self.write_samples(model, &folder.join(format!("sheet-{step:08}.png")))?;
+        self.write_samples(model, &sheet_path(folder, step))?;
         Ok(sums)
     }
 }

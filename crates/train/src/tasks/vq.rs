@@ -8,6 +8,7 @@ use unif2ace_model::vq::Vq;
 
 use crate::batches::{Augment, ImageStore, sample_indices};
 use crate::error::Result;
+use crate::metrics::sheet_path;
 use crate::params::tensor_values;
 use crate::recipe::VqRecipe;
 use crate::trainer::{Objective, StepLoss};
@@ -59,7 +60,7 @@ impl Objective for VqObjective {
         // Pixels span two units, so a squared error of 4 is 0 dB.
         let psnr = -10.0 * (number(squared) / 4.0).log10();
         let parts = vec![("psnr", psnr), ("commit", number(quantized.commit_loss)), ("entropy", number(quantized.entropy_loss))];
-        Ok(StepLoss { total, parts, num_tokens: self.batch_size })
+        Ok(StepLoss { total, parts, num_tokens: 0, num_images: self.batch_size, experts: Vec::new() })
     }
 
     fn sample_names(&self, step: u64) -> Vec<String> {
@@ -80,7 +81,7 @@ impl Objective for VqObjective {
             }
             let decoded = model.decode_codes(quantized.codes_BhwC).clamp(-1.0, 1.0);
             if start == 0 {
-                super::write_sheet(&pixels_BHWC, &decoded, &folder.join(format!("sheet-{step:08}.png")))?;
+                super::write_sheet(&pixels_BHWC, &decoded, &sheet_path(folder, step))?;
             }
             let squared = (decoded - pixels_BHWC).powi_scalar(2);
             let per_image: Tensor<2> = squared.flatten::<2>(1, 3).mean_dim(1);

@@ -17,14 +17,18 @@ mod nonfinite;
 pub mod optim;
 pub mod parallel;
 pub mod params;
+mod passes;
+pub mod plan;
 pub mod recipe;
 mod resume;
 mod run;
 pub mod tasks;
 pub mod trainer;
+mod useless;
 mod window;
 
 pub use error::{Result, TrainError};
+pub use plan::{Plan, plan};
 pub use recipe::Recipe;
 pub use run::run;
 pub use trainer::{Outcome, Session};

@@ -130,7 +130,8 @@ pub fn run(recipe: &Recipe, session: Session) -> Result<Outcome> {
             device: device.clone(),
             read: Vec::new(),
         };
-        let model = init_code_rows_from_bits(Unif2ace::new(&unified.config, &device).map_err(data)?, recipe.run.seed);
+        let model = init_code_rows_from_bits(Unif2ace::new(&unified.config, &device).map_err(data)?, recipe.run.seed)
+            .with_recompute(unified.recompute);
         let (model, outcome) = trainer::train(recipe, &mut objective, model, session)?;
         if outcome == Outcome::Finished && leads {
             export::write_part(&recipe.run.export, "model", &model, &unified.config)?;

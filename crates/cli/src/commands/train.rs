@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use unif2ace_train::{Outcome as TrainOutcome, Recipe, Session};
 
-use crate::outcome::{Failure, Outcome, remark};
+use crate::outcome::{Failure, Outcome, remark, say};
 
 /// Train what a recipe names.
 #[derive(Debug, Args)]
@@ -21,6 +21,12 @@ pub struct TrainArgs {
     /// No progress bar.
     #[arg(long, short)]
     quiet: bool,
+    /// Print parameters, memory, steps and data, and train nothing; nothing is written.
+    #[arg(long)]
+    dry_run: bool,
+    /// Print the numbers of --dry-run as JSON.
+    #[arg(long, requires = "dry_run")]
+    json: bool,
 }
 
 /// Trains.
@@ -28,6 +34,10 @@ pub fn run(args: &TrainArgs) -> Outcome {
     let mut recipe = Recipe::read(&args.recipe)?;
     if let Some(data) = &args.data {
         recipe.data.path.clone_from(data);
+    }
+    if args.dry_run {
+        let plan = unif2ace_train::plan(&recipe)?;
+        return say(&if args.json { serde_json::to_string_pretty(&plan)? } else { plan.to_string() });
     }
     let ranks = unif2ace_train::connect()?;
     let result = unif2ace_train::run(&recipe, Session { resume: args.resume, quiet: args.quiet, ranks: ranks.clone() });

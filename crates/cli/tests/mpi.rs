@@ -68,6 +68,7 @@ impl Place {
             let table = tables.split('.').fold(&mut recipe, |table, name| table[name].as_table_mut().unwrap());
             assert!(table.insert(name.into(), value.clone()).is_some(), "the recipe has no {path}");
         }
+        recipe["optimizer"].as_table_mut().unwrap().remove("decay_ratio");
         let path = self.path(&format!("{run}.toml"));
         fs::write(&path, toml::to_string(&recipe).unwrap()).unwrap();
         path

@@ -6,12 +6,13 @@ mod transformer_support;
 
 use std::collections::BTreeSet;
 
-use burn::tensor::Device;
+use burn::module::Module;
+use burn::tensor::{Device, Tensor};
 use transformer_support::small::{config, objective, stirred};
 use transformer_support::*;
 use unif2ace_golden::procedural;
 use unif2ace_model::moe::Task;
-use unif2ace_model::transformer::Unif2ace;
+use unif2ace_model::transformer::{Recompute, Unif2ace};
 
 fn value(model: &Unif2ace, task: Task, device: &Device) -> (f64, [Vec<Vec<u32>>; 2]) {
     let (weighted, balance, used) = objective(model, task, device);
@@ -21,7 +22,7 @@ fn value(model: &Unif2ace, task: Task, device: &Device) -> (f64, [Vec<Vec<u32>>;
 #[test]
 fn gradients_agree_with_finite_differences_in_random_directions() {
     let (plain, tracked) = (device(false), device(true));
-    let start = Unif2ace::new(&config(), &tracked).unwrap();
+    let start = Unif2ace::new(&config(MoeLevel::Both), &tracked).unwrap();
     let mut checked = BTreeSet::new();
     let mut worst = (0.0f64, String::new());
     for (task, favoured) in [(Task::T2i, 2), (Task::T2i, 3), (Task::Mmu, 2), (Task::Mmu, 3)] {
@@ -66,4 +67,52 @@ fn gradients_agree_with_finite_differences_in_random_directions() {
     // A key's bias beyond the rotary dims moves all scores of a query alike; a projector is not there.
     let missing: Vec<&String> = all.keys().filter(|name| !checked.contains(*name) && !name.ends_with("k_proj.bias")).collect();
     assert!(missing.is_empty(), "never checked: {missing:?}");
+}
+
+/// Loss and gradients of a model, `of` the network's two outputs; bit for bit.
+fn bits(model: &Unif2ace, task: Task, of: fn(Tensor<1>, Tensor<1>) -> Tensor<1>) -> (Vec<u32>, Vec<(String, Vec<u32>)>) {
+    let (weighted, balance, _) = objective(model, task, &device(true));
+    let loss = of(weighted.sum(), balance);
+    let to_bits = |values: Vec<f32>| values.into_iter().map(f32::to_bits).collect::<Vec<_>>();
+    let gradients = gradients_of(model, &loss.backward());
+    (to_bits(values(loss)), gradients.into_iter().map(|(name, values)| (name, to_bits(values))).collect())
+}
+
+#[test]
+fn blocks_that_run_again_give_the_same_loss_and_gradients_to_the_last_bit() {
+    for level in [MoeLevel::None, MoeLevel::Token, MoeLevel::Sequence, MoeLevel::Both] {
+        let start = Unif2ace::new(&config(level), &device(true)).unwrap();
+        for (task, favoured) in [(Task::T2i, 3), (Task::Mmu, 2), (Task::Mmu, 3)] {
+            let model = stirred(start.clone(), favoured);
+            let expected = bits(&model, task, |x, balance| x + balance);
+            assert!(expected.1.len() > 20);
+            for recompute in [Recompute::Blocks, Recompute::First(1)] {
+                let found = bits(&model.clone().with_recompute(recompute), task, |x, balance| x + balance);
+                assert_eq!(found.0, expected.0, "{level:?} {task:?} {recompute:?}");
+                for ((name, expected), (same, found)) in expected.1.iter().zip(&found.1) {
+                    assert_eq!((name, found == expected), (same, true), "{level:?} {task:?} {recompute:?}");
+                }
+                assert_eq!(found.1.len(), expected.1.len());
+            }
+        }
+    }
+}
+
+#[test]
+fn a_loss_on_one_output_and_frozen_parts_are_right_with_blocks_that_run_again() {
+    let mut model = stirred(Unif2ace::new(&config(MoeLevel::Both), &device(true)).unwrap(), 2);
+    let both = |model: &Unif2ace, of: fn(Tensor<1>, Tensor<1>) -> Tensor<1>| {
+        let expected = bits(model, Task::Mmu, of);
+        assert_eq!(bits(&model.clone().with_recompute(Recompute::Blocks), Task::Mmu, of), expected);
+        expected.1
+    };
+    both(&model, |_, balance| balance);
+    both(&model, |x, _| x);
+    // Nothing below the first block needs a gradient, and half of the block doesn't.
+    model.showo.model.embed_tokens = model.showo.model.embed_tokens.no_grad();
+    model.resamplers = model.resamplers.no_grad();
+    model.showo.model.layers[0].self_attn = model.showo.model.layers[0].self_attn.clone().no_grad();
+    let gradients = both(&model, |x, balance| x + balance);
+    let has = |part: &str| gradients.iter().any(|(name, _)| name.contains(part));
+    assert!(!has("embed_tokens") && !has("layers.0.self_attn") && has("layers.0.mlp") && has("layers.1.self_attn"));
 }

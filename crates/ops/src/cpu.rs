@@ -391,8 +391,9 @@ impl<C: CheckpointStrategy> CpuOps for Autodiff<Flex, C> {
                 let shape = attention_shape(&q, &k, masked.then_some(&mask), heads);
                 prep.finish(AttentionState { q, k, v, weights, shape, precision }, out)
             }
+            // With the same bits as above: a block that is run again must give what it gave.
             OpsKind::UnTracked(prep) => {
-                prep.finish(attention_infer([q.primitive(), k.primitive(), v.primitive()], &mask, masked, heads, precision))
+                prep.finish(attention_forward(q.primitive(), k.primitive(), v.primitive(), &mask, masked, heads, precision).0)
             }
         }
     }

@@ -20,6 +20,7 @@ pub use packed::{
     packed_linears, packed_moe_mlp,
 };
 pub use passes::{attention_after, has_passes, mean_of_part, mix_part, sum_of};
+pub use recompute::{Recomputed, Run, Traced};
 pub use taps::{PartialGradients, TapListener, WatchedGradient, listen_to_taps, tap, watch_gradient};
 pub use unif2ace_kernels::cpu::{Level as CpuLevel, level as cpu_level};
 pub use unif2ace_kernels::gemm::{Element, Matrix, PackedMatrix, Part, WeightFormat};
@@ -35,6 +36,7 @@ mod packed;
 mod passes;
 mod pictures;
 pub mod portable;
+mod recompute;
 mod taps;
 
 /// Whether the device is burn's CPU backend, on which the kernels run.

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use unif2ace_diffusion::d3diff::D3DiffConfig;
 use unif2ace_model::config::ModelConfig;
 use unif2ace_model::encoders::{ClipConfig, ClipVisionConfig, Pooling};
+use unif2ace_model::transformer::Recompute;
 use unif2ace_model::vq::VqConfig;
 
 use crate::checkpoint::{Better, Keep};
@@ -15,6 +16,7 @@ use crate::error::{Result, TrainError};
 use crate::lora::LoraConfig;
 use crate::stages::{self, Stage};
 use crate::trainable::TrainableConfig;
+use crate::useless;
 
 /// A training run: what is trained is told by which of the model sections is present (exactly one).
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -144,6 +146,10 @@ pub struct OptimizerConfig {
     pub learning_rate: f64,
     /// Rows per step.
     pub batch_size: usize,
+    /// Passes that a step's rows are computed in, one after the other: as many times less memory for activations, and the same loss. With
+    /// token-level experts each step first counts which experts its tokens take, by a forward pass without gradients.
+    #[serde(default = "default_accumulation_steps")]
+    pub accumulation_steps: usize,
     /// Steps of the whole run.
     pub num_steps: u64,
     /// Decay rates of the two moments.
@@ -305,6 +311,10 @@ pub struct UnifiedRecipe {
     /// things, so answers are learnt sooner with fewer captions.
     #[serde(default = "default_caption_fraction")]
     pub caption_fraction: f64,
+    /// Blocks that keep only their inputs and run again in the backward pass: `"none"`, `"blocks"` (all) or a number (the first so many).
+    /// Less memory for activations, up to a third more time, the same numbers.
+    #[serde(default)]
+    pub recompute: Recompute,
 }
 
 fn default_caption_fraction() -> f64 {
@@ -327,6 +337,9 @@ fn default_checkpoint_every() -> u64 {
 fn default_keep_last() -> usize {
     2
 }
+fn default_accumulation_steps() -> usize {
+    1
+}
 fn default_betas() -> [f64; 2] {
     [0.9, 0.99]
 }
@@ -346,24 +359,30 @@ fn default_decay_ratio() -> f64 {
 /// The hint that goes with a message of the TOML reader: for an unknown key, the nearest of the expected ones.
 pub(crate) fn hint(message: &str) -> String {
     let mut names = message.split('`').skip(1).step_by(2);
-    let nearest = message.contains("unknown ").then(|| names.next()).flatten().and_then(|found| {
-        let likeness = |name: &&str| strsim::jaro_winkler(found, name);
-        names.max_by(|one, other| likeness(one).total_cmp(&likeness(other))).filter(|name| likeness(name) > 0.75)
-    });
-    match nearest {
+    let found = message.contains("unknown ").then(|| names.next()).flatten();
+    match found.and_then(|found| nearest(found, names)) {
         Some(name) => format!("did you mean `{name}`?"),
         None => "the recipes in recipes/mini train every part and name every key".to_string(),
     }
+}
+
+/// The name that is most like `found`, if one is.
+pub(crate) fn nearest<'a>(found: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let likeness = |name: &&str| strsim::jaro_winkler(found, name);
+    names.max_by(|one, other| likeness(one).total_cmp(&likeness(other))).filter(|name| likeness(name) > 0.75)
 }
 
 impl Recipe {
     /// Reads and checks a recipe.
     ///
     /// # Errors
-    /// When the file can't be read, a key is unknown or missing, or not exactly one part is named.
+    /// When the file can't be read, a key is unknown, missing or without effect, or not exactly one part is named.
     pub fn read(path: &Path) -> Result<Self> {
         let text = unif2ace_io::read_to_string_capped(path, 1 << 20)?;
-        Self::parse(&text).map_err(|reason| TrainError::recipe(path, reason))
+        let recipe = Self::parse(&text).map_err(|reason| TrainError::recipe(path, reason))?;
+        let refuse = |(reason, hint)| TrainError::Recipe { path: path.to_path_buf(), reason, hint };
+        useless::check(&text, &recipe).map_err(refuse)?;
+        Ok(recipe)
     }
 
     pub(crate) fn parse(text: &str) -> std::result::Result<Self, String> {
@@ -437,6 +456,7 @@ mod tests {
         OptimizerConfig {
             learning_rate: 1.0,
             batch_size: 1,
+            accumulation_steps: 1,
             num_steps: 110,
             betas: default_betas(),
             eps: 1e-8,

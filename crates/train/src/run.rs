@@ -191,6 +191,7 @@ fn train_unified(
         Some(config) => lora::attach(recipe, config, model)?,
         None => model,
     };
+    let model = model.with_recompute(unified.recompute);
     let (model, outcome) = trainer::train(recipe, &mut objective, model, session)?;
     Ok((Some(model), outcome))
 }

@@ -10,19 +10,20 @@ use serde_json::{Map, json};
 use unif2ace_comm::{Communicator, Single};
 
 use crate::checkpoint::Checkpoints;
-use crate::error::Result;
+use crate::error::{Result, TrainError};
 use crate::interrupt;
 use crate::metrics::{ExpertUse, LineKind, MetricLog, resident};
-use crate::nonfinite::{self, NotFinite};
-use crate::optim::{HostGradients, OptimizerState};
+use crate::nonfinite;
+use crate::optim::OptimizerState;
 use crate::parallel::Parallel;
-use crate::params::{initialize, tensor_values, with_parameters};
+use crate::params::{initialize, with_parameters};
+use crate::passes;
 use crate::recipe::Recipe;
 use crate::report::{Bar, Reporter, Silent, Work};
 use crate::resume::{self, Resumed};
 use crate::trainable;
 
-/// Loss of one step. On several ranks these are shares: summed over the ranks they are the loss and the parts of the global batch.
+/// Loss of one step. On several ranks and in several passes these are shares: summed they are the loss and the parts of the global batch.
 pub struct StepLoss {
     /// Scalar that is minimised.
     pub total: Tensor<1>,
@@ -46,6 +47,26 @@ pub trait Objective {
     /// # Errors
     /// When a batch can't be made.
     fn loss(&mut self, model: &Self::Model, step: u64) -> Result<StepLoss>;
+
+    /// Calls `take` with the loss of each of `num_passes` passes of step `step`: equal parts of its rows, whose losses are shares of the
+    /// step's and add up to it.
+    ///
+    /// # Errors
+    /// When a batch can't be made, when `take` fails, and when the part can't be computed in several passes.
+    fn passes(
+        &mut self,
+        model: &Self::Model,
+        step: u64,
+        num_passes: usize,
+        take: &mut dyn FnMut(StepLoss) -> Result<()>,
+    ) -> Result<()> {
+        if num_passes == 1 {
+            return take(self.loss(model, step)?);
+        }
+        Err(TrainError::Data(format!(
+            "this part is computed in one pass, not in {num_passes}\nhint: leave out `accumulation_steps`"
+        )))
+    }
 
     /// Names of the samples that step `step` reads, as its data set names them.
     fn sample_names(&self, step: u64) -> Vec<String>;
@@ -144,9 +165,9 @@ pub fn train<O: Objective>(recipe: &Recipe, objective: &mut O, model: O::Model, 
             return Ok((averaged(model, &optimizer), Outcome::Interrupted));
         }
         let begun = Instant::now();
-        let mut step_loss = objective.loss(&model, state.step)?;
         let learning_rate = config.learning_rate_at(state.step.saturating_sub(recipe.first_step));
-        match finite_gradients(&mut parallel, &model, &mut step_loss)? {
+        let (step_loss, found) = passes::gradients(&mut parallel, objective, &model, state.step, config.accumulation_steps)?;
+        match found {
             Ok((loss, gradients)) => {
                 state.window.add(loss, &step_loss, gradients.norm);
                 model = optimizer.update(model, gradients, &config, learning_rate);
@@ -192,24 +213,6 @@ pub fn train<O: Objective>(recipe: &Recipe, objective: &mut O, model: O::Model, 
     reporter.end(false);
     parallel.report();
     Ok((averaged(model, &optimizer), Outcome::Finished))
-}
-
-/// Loss and gradients of a step over all ranks, or what of them is not finite; all ranks find the same.
-fn finite_gradients<M: Module>(
-    parallel: &mut Parallel,
-    model: &M,
-    step_loss: &mut StepLoss,
-) -> Result<std::result::Result<(f64, HostGradients), NotFinite>> {
-    let total = step_loss.total.clone();
-    let value = f64::from(parallel.sum_shares(tensor_values(total.clone())[0], step_loss)?);
-    if !value.is_finite() {
-        return Ok(Err(NotFinite { what: "loss", value }));
-    }
-    let gradients = parallel.backward(model, total)?;
-    Ok(match gradients.norm.is_finite() {
-        true => Ok((value, gradients)),
-        false => Err(NotFinite { what: "gradient norm", value: gradients.norm }),
-    })
 }
 
 fn averaged<M: Module>(model: M, optimizer: &OptimizerState) -> M {

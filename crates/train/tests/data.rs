@@ -65,7 +65,9 @@ fn recipe(part: &str, folder: &Path) -> Table {
         &mut recipe,
         &[("run.log_every", 1), ("optimizer.num_steps", 1), ("optimizer.batch_size", 2), ("optimizer.warmup_steps", 1)],
     );
-    recipe["optimizer"].as_table_mut().unwrap().insert("schedule".into(), "constant".into());
+    let optimizer = recipe["optimizer"].as_table_mut().unwrap();
+    optimizer.insert("schedule".into(), "constant".into());
+    optimizer.remove("decay_ratio");
     if part == "vq" {
         let sizes = [("vq.config.ch", 32), ("vq.config.enc_transformer_blocks", 1), ("vq.config.dec_transformer_blocks", 1)];
         set(&mut recipe, &sizes);
@@ -173,6 +175,25 @@ fn a_mixture_in_two_sessions_is_the_mixture_in_one() {
         let whole = metric(&base.join("whole"), name);
         assert_eq!(whole.len(), 4, "{name}");
         assert_eq!(whole, metric(&base.join("halves"), name), "{name}");
+    }
+}
+
+#[test]
+fn a_mixture_in_two_passes_is_the_mixture_in_one() {
+    let _alone = ALONE.lock();
+    let base = base();
+    train(base, &mixed("one-pass", 3), false);
+    let mut recipe = mixed("two-passes", 3);
+    set(&mut recipe, &[("optimizer.accumulation_steps", 2)]);
+    recipe["unified"].as_table_mut().unwrap().insert("recompute".into(), "blocks".into());
+    train(base, &recipe, false);
+    for name in ["loss", "mask", "score_cross_entropy", "mmu", "mmu_answers", "text", "balance_text", "balance_mmu", "grad_norm"]
+    {
+        let (one, two) = (metric(&base.join("one-pass"), name), metric(&base.join("two-passes"), name));
+        assert_eq!((one.len(), two.len()), (3, 3), "{name}");
+        for (one, two) in one.into_iter().zip(two) {
+            assert!((one - two).abs() <= 1e-5 * one.abs().max(1.0), "{name}: {one} in one pass, {two} in two");
+        }
     }
 }
 

@@ -9,7 +9,8 @@ use std::thread;
 use burn::tensor::Device;
 use unif2ace_comm::{Communicator, Single, Threads};
 use unif2ace_data::TextTokenizer;
-use unif2ace_model::transformer::Unif2ace;
+use unif2ace_model::config::MoeLevel;
+use unif2ace_model::transformer::{Recompute, Unif2ace};
 use unif2ace_train::features;
 use unif2ace_train::feed::{Feed, RankOf};
 use unif2ace_train::lora::LoraConfig;
@@ -113,7 +114,8 @@ fn train_rank<O: Objective<Model = Unif2ace>>(
     parallel::check(&*ranks, recipe)?;
     let mut weights = shared().weights.clone();
     let mut objective = change(objective(recipe, ranks.clone()), &mut weights);
-    let model = Unif2ace::new(&recipe.unified.as_ref().unwrap().config, &Device::flex().autodiff()).unwrap();
+    let unified = recipe.unified.as_ref().unwrap();
+    let model = Unif2ace::new(&unified.config, &Device::flex().autodiff()).unwrap().with_recompute(unified.recompute);
     let (mut model, problems) = with_parameters(model, &weights);
     assert!(problems.is_empty(), "{problems:?}");
     if let Some(lora) = &recipe.lora {
@@ -203,6 +205,73 @@ fn a_run_goes_on_with_another_number_of_ranks() {
         run(&place(name, 8), world_sizes[1]);
         let difference = difference(&place("whole", 8), &place(name, 8));
         assert!(difference <= TOLERANCE, "{name}: {difference:e}");
+    }
+}
+
+#[test]
+fn passes_give_the_losses_of_one_pass_on_one_rank_and_on_two() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = |world_size: usize, passes: usize, level| {
+        let mut recipe = recipe(&folder.path().join(format!("{world_size} x {passes} {level:?}")), 10);
+        recipe.optimizer.as_mut().unwrap().accumulation_steps = passes;
+        let unified = recipe.unified.as_mut().unwrap();
+        (unified.mmu_batch_size, unified.config.moe.level) = (4, level);
+        recipe
+    };
+    let alone = place(1, 1, MoeLevel::Both);
+    run(&alone, 1);
+    for (world_size, passes) in [(1, 2), (1, 4), (2, 2)] {
+        let mut in_passes = place(world_size, passes, MoeLevel::Both);
+        // In two sessions: the second one starts at the checkpoint of step 6.
+        in_passes.optimizer.as_mut().unwrap().num_steps = 6;
+        run(&in_passes, world_size);
+        in_passes.optimizer.as_mut().unwrap().num_steps = 10;
+        run(&in_passes, world_size);
+        let difference = difference(&alone, &in_passes);
+        assert!(difference <= TOLERANCE, "{world_size} ranks, {passes} passes: {difference:e}");
+    }
+}
+
+#[test]
+fn passes_leave_the_same_run_to_the_last_bit_when_it_is_resumed() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = |name: &str, num_steps| {
+        let mut recipe = recipe(&folder.path().join(name), num_steps);
+        recipe.optimizer.as_mut().unwrap().accumulation_steps = 2;
+        recipe.unified.as_mut().unwrap().recompute = Recompute::First(2);
+        recipe
+    };
+    run(&place("whole", 6), 1);
+    run(&place("halves", 4), 1);
+    run(&place("halves", 6), 1);
+    assert_eq!(numbers(&place("whole", 6)), numbers(&place("halves", 6)));
+}
+
+#[test]
+fn blocks_that_run_again_change_no_number_on_one_rank_and_on_two() {
+    let folder = tempfile::tempdir().unwrap();
+    for world_size in [1, 2] {
+        let place = |recompute| {
+            let mut recipe = recipe(&folder.path().join(format!("{world_size} {recompute:?}")), 6);
+            recipe.unified.as_mut().unwrap().recompute = recompute;
+            run(&recipe, world_size);
+            numbers(&recipe)
+        };
+        let kept = place(Recompute::None);
+        assert_eq!(kept.len(), 6);
+        assert_eq!(place(Recompute::Blocks), kept, "{world_size} ranks");
+        assert_eq!(place(Recompute::First(2)), kept, "{world_size} ranks");
+    }
+}
+
+#[test]
+fn rows_that_passes_can_t_share_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut recipe = recipe(folder.path(), 2);
+    recipe.optimizer.as_mut().unwrap().accumulation_steps = 2;
+    for error in on_ranks(2, |ranks| train_rank(&recipe, ranks, |objective, _| objective).unwrap_err().to_string()) {
+        assert!(error.contains("1 rows of a rank can't be computed in 2 equal passes"), "{error}");
+        assert!(error.contains("hint: ") && error.contains("accumulation_steps"), "{error}");
     }
 }
 

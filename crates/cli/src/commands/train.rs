@@ -7,7 +7,7 @@ use unif2ace_train::{Outcome as TrainOutcome, Recipe, Session};
 
 use super::plot;
 use crate::dashboard::{self, Dashboard};
-use crate::outcome::{Failure, Outcome, fail, remark};
+use crate::outcome::{Failure, Outcome, fail, remark, say};
 
 /// Train what a recipe names.
 #[derive(Debug, Args)]
@@ -30,6 +30,12 @@ pub struct TrainArgs {
     /// A live view of the run in place of the progress bar.
     #[arg(long, conflicts_with = "quiet")]
     dashboard: bool,
+    /// Print parameters, memory, steps and data, and train nothing; nothing is written.
+    #[arg(long)]
+    dry_run: bool,
+    /// Print the numbers of --dry-run as JSON.
+    #[arg(long, requires = "dry_run")]
+    json: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -47,6 +53,10 @@ pub fn run(args: &TrainArgs) -> Outcome {
     let mut recipe = Recipe::read(path)?;
     if let Some(data) = &args.data {
         recipe.set_data(data);
+    }
+    if args.dry_run {
+        let plan = unif2ace_train::plan(&recipe)?;
+        return say(&if args.json { serde_json::to_string_pretty(&plan)? } else { plan.to_string() });
     }
     let ranks = unif2ace_train::connect()?;
     let dashboard = match args.dashboard && ranks.leads() {

@@ -7,6 +7,7 @@ mod token;
 pub(crate) use features::NOISE_FREQUENCIES;
 pub use features::{ExpertFeatures, FeatureResamplers, Resampled, Resampler};
 pub use sequence::{SequenceGroup, SequenceMoe};
+pub(crate) use token::balance_loss;
 pub use token::{TokenExperts, TokenMoe, top_k};
 
 use burn::tensor::Tensor;
@@ -33,4 +34,17 @@ pub struct MoeStats {
     pub num_tokens: usize,
     /// Per block: how many images took each sequence expert.
     pub sequence_use: Vec<Vec<u32>>,
+}
+
+impl MoeStats {
+    /// Adds what the token-level router of the next block did.
+    pub(crate) fn add(&mut self, balance_loss: Tensor<1>, counts: Vec<u32>, mean_E: Tensor<1>, num_tokens: usize) {
+        self.balance_loss = Some(match self.balance_loss.take() {
+            Some(sum) => sum + balance_loss,
+            None => balance_loss,
+        });
+        self.token_use.push(counts);
+        self.token_means.push(mean_E);
+        self.num_tokens = num_tokens;
+    }
 }

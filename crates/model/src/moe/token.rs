@@ -93,7 +93,6 @@ impl TokenExperts {
         let rows = x_RD.dims()[0];
         let k = self.num_experts_per_tok;
         let probs_RE = softmax(self.router.forward_f32(x_RD.clone()), 1);
-        let experts = probs_RE.dims()[1];
         let (indices, mut counts) = top_k(&probs_RE, k);
         let num_real = real.map_or(rows, |real| real.iter().filter(|&&real| real).count());
         if let Some(real) = real {
@@ -103,10 +102,6 @@ impl TokenExperts {
         }
         let index_RK = Tensor::<2, Int>::from_data(TensorData::new(indices, [rows, k]), &x_RD.device().without_autodiff());
         let gates_RK = probs_RE.clone().gather(1, index_RK.clone());
-        // f is scaled by N / K, so that even routing gives 1.
-        let scale = experts as f32 / (k * num_real.max(1)) as f32;
-        let f: Vec<f32> = counts.iter().map(|&count| count as f32 * scale).collect();
-        let f_E = Tensor::<1>::from_data(TensorData::new(f, [experts]), &x_RD.device().without_autodiff());
         let mean_E: Tensor<1> = match real {
             None => probs_RE.mean_dim(0),
             Some(real) => {
@@ -116,7 +111,7 @@ impl TokenExperts {
             }
         }
         .squeeze_dim(0);
-        let balance_loss = (mean_E.clone() * f_E).sum();
+        let balance_loss = balance_loss(&mean_E, &counts);
         let act = Activation::GeluNew;
         let y_RD = match &self.packed {
             Some(packed) => packed_moe_mlp(x_RD, index_RK, gates_RK, packed, act),
@@ -128,6 +123,16 @@ impl TokenExperts {
         };
         Routed { y_RD, balance_loss, counts, mean_E, num_tokens: num_real }
     }
+}
+
+/// `Σ_i f_i P_i` of one block: `P` are the mean probabilities `[E]`, and `f` the parts of the tokens' slots that each expert got, times E,
+/// so that even routing gives 1.
+pub(crate) fn balance_loss(mean_E: &Tensor<1>, counts: &[u32]) -> Tensor<1> {
+    let experts = counts.len();
+    let scale = experts as f32 / counts.iter().sum::<u32>().max(1) as f32;
+    let f: Vec<f32> = counts.iter().map(|&count| count as f32 * scale).collect();
+    let f_E = Tensor::<1>::from_data(TensorData::new(f, [experts]), &mean_E.device().without_autodiff());
+    (mean_E.clone() * f_E).sum()
 }
 
 /// The `k` largest entries of each row of `probs_RE`, largest first (the lower index wins a tie): row-major indices, and how often

@@ -117,13 +117,7 @@ impl Block {
             let _span = debug_span!("token experts").entered();
             let routed = moe.group(task).forward_counting(h_BLD.reshape([batch * length, width]), real);
             routed_BLD = Some(routed.y_RD.reshape([batch, length, width]));
-            stats.balance_loss = Some(match stats.balance_loss.take() {
-                Some(sum) => sum + routed.balance_loss,
-                None => routed.balance_loss,
-            });
-            stats.token_use.push(routed.counts);
-            stats.token_means.push(routed.mean_E);
-            stats.num_tokens = routed.num_tokens;
+            stats.add(routed.balance_loss, routed.counts, routed.mean_E, routed.num_tokens);
         }
         let mut x_BLD = match (has_passes(&x_BLD.device()), routed_BLD) {
             (true, routed) => sum_of(attended, dense, x_BLD, routed),

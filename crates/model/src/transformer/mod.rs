@@ -14,12 +14,14 @@ mod block;
 mod code_rows;
 mod generate;
 mod positions;
+mod recompute;
 
 pub use attention::{Attention, LayerCache};
 pub use block::{Block, Mlp};
 pub use code_rows::init_code_rows_from_bits;
 pub use generate::{PromptCache, Reading};
 pub use positions::Positions;
+pub use recompute::Recompute;
 
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor};
@@ -67,6 +69,8 @@ pub struct Unif2ace {
     config: ModelConfig,
     #[module(skip)]
     packed_head: Option<PackedHead>,
+    #[module(skip)]
+    recompute: Recompute,
 }
 
 /// The head's rows in the four parts of the vocabulary: text, special tokens, image codes, the rest.
@@ -193,7 +197,16 @@ impl Unif2ace {
             resamplers: config.moe.level.sequence().then(|| FeatureResamplers::new(config, device)),
             config: config.clone(),
             packed_head: None,
+            recompute: Recompute::None,
         })
+    }
+
+    /// Keeps only the inputs of some blocks in training, which takes less memory and more time and changes no number. On devices other than
+    /// the CPU, and without gradients, it does nothing.
+    #[must_use]
+    pub fn with_recompute(mut self, recompute: Recompute) -> Self {
+        self.recompute = recompute;
+        self
     }
 
     /// Packs all large weights once for inference: in f32 and bf16 every result stays what it is in a process of that precision, but for
@@ -309,6 +322,10 @@ impl Unif2ace {
         if let CacheUse::Append(cache) = &mut cache {
             cache.layers.resize_with(self.showo.model.layers.len(), LayerCache::default);
         }
+        let num_recomputed = match on_cpu(&x_BLD.device()) {
+            true => self.recompute.num_of(self.showo.model.layers.len()),
+            false => 0,
+        };
         let mut stats = MoeStats::default();
         for (index, layer) in self.showo.model.layers.iter().enumerate() {
             let _block = tracing::debug_span!("block", index).entered();
@@ -320,10 +337,15 @@ impl Unif2ace {
                     cache.layers.get(index).map_or(attention::LayerCacheUse::None, attention::LayerCacheUse::Read)
                 }
             };
-            let real = real.as_deref();
+            let (real, image) = (real.as_deref(), image.as_ref());
             // Behind this place the gradients of the blocks above are done.
-            x_BLD =
-                layer.forward(tap(x_BLD), &rotary, &batch.mask_BLS, real, batch.task, image.as_ref(), layer_cache, &mut stats);
+            let tapped_BLD = tap(x_BLD);
+            let recomputed = index < num_recomputed && matches!(layer_cache, attention::LayerCacheUse::None);
+            x_BLD = if recomputed && tapped_BLD.is_autodiff() {
+                layer.forward_recomputed(tapped_BLD, &rotary, &batch.mask_BLS, real, batch.task, image, &mut stats)
+            } else {
+                layer.forward(tapped_BLD, &rotary, &batch.mask_BLS, real, batch.task, image, layer_cache, &mut stats)
+            };
         }
         Hidden { x_BLD: self.showo.model.final_layernorm.forward(x_BLD), stats }
     }

@@ -83,5 +83,6 @@ pub fn objective(model: &Unif2ace, task: Task, device: &Device) -> (Tensor<3>, T
     let logits_BLV = model.logits(hidden.x_BLD);
     let weighted = logits_BLV.clone() * noise("weights", logits_BLV.dims(), device);
     let used = [hidden.stats.token_use, hidden.stats.sequence_use];
-    (weighted, hidden.stats.balance_loss.unwrap() * 2.0, used)
+    let balance = hidden.stats.balance_loss.map_or_else(|| Tensor::zeros([1], device), |loss| loss * 2.0);
+    (weighted, balance, used)
 }

@@ -40,6 +40,10 @@ pub(super) struct Watched {
 pub(super) struct Backward {
     pub(super) plan: Option<Plan>,
     pub(super) parameters: Vec<Watched>,
+    /// Gradients of the passes before this one.
+    pub(super) carried: BTreeMap<String, Vec<f32>>,
+    /// Whether the pass that runs is not the last one: nothing is sent.
+    pub(super) idle: bool,
     num_taps: usize,
     /// Before there is a plan: the digest of each parameter's gradient at each tap.
     seen: Vec<Vec<Option<u64>>>,
@@ -68,14 +72,25 @@ impl Backward {
 
     /// Sends what is done, or notes what is there.
     pub(super) fn at_tap(&mut self, gradients: &PartialGradients<'_>, ranks: &dyn Communicator) {
-        let read = |parameter: &Watched| parameter.gradient.as_ref().and_then(|gradient| gradient.values(gradients));
+        if self.idle {
+            return;
+        }
+        let read = |parameter: &Watched, carried: &BTreeMap<String, Vec<f32>>| {
+            let values = parameter.gradient.as_ref().and_then(|gradient| gradient.values(gradients));
+            match (values, carried.get(&parameter.path)) {
+                (Some(values), Some(carried)) => Some(sum(carried.clone(), &values)),
+                (values, carried) => values.or_else(|| carried.cloned()),
+            }
+        };
         match self.plan.take() {
-            None => self.seen.push(self.parameters.iter().map(|parameter| read(parameter).as_deref().map(digest)).collect()),
+            None => self
+                .seen
+                .push(self.parameters.iter().map(|parameter| read(parameter, &self.carried).as_deref().map(digest)).collect()),
             Some(plan) => {
                 let done = plan.done.get(self.num_taps).copied().unwrap_or(0);
                 for &index in plan.order.iter().take(done).skip(self.sent.len()) {
                     let parameter = &self.parameters[index];
-                    let values = read(parameter).unwrap_or_else(|| vec![0.0; parameter.num_values]);
+                    let values = read(parameter, &self.carried).unwrap_or_else(|| vec![0.0; parameter.num_values]);
                     self.sent.push(digest(&values));
                     self.fill(&values, ranks);
                 }
@@ -172,6 +187,23 @@ impl Backward {
         }
         Ok((out, rest.first().map_or(0, |&count| count as usize)))
     }
+}
+
+fn sum(mut first: Vec<f32>, second: &[f32]) -> Vec<f32> {
+    first.iter_mut().zip(second).for_each(|(sum, value)| *sum += value);
+    first
+}
+
+/// Gradients by path, with those of another pass.
+pub(super) fn added(mut carried: BTreeMap<String, Vec<f32>>, pass: BTreeMap<String, Vec<f32>>) -> BTreeMap<String, Vec<f32>> {
+    for (path, values) in pass {
+        let all = match carried.remove(&path) {
+            Some(carried) => sum(carried, &values),
+            None => values,
+        };
+        carried.insert(path, all);
+    }
+    carried
 }
 
 /// A model's parameters that are trained, in the order of their visit.

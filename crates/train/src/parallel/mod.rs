@@ -12,12 +12,12 @@ use burn::tensor::Tensor;
 use unif2ace_comm::Communicator;
 use unif2ace_ops::listen_to_taps;
 
-use self::backward::{Backward, digest, watched};
+use self::backward::{Backward, added, digest, watched};
 use crate::error::{Result, TrainError};
 use crate::optim::{HostGradients, OptimizerState, collect_gradients};
 use crate::params::parameters;
 use crate::recipe::Recipe;
-use crate::tasks::share::Share;
+use crate::tasks::share::{Pass, Share};
 use crate::trainer::StepLoss;
 
 /// The ranks of a run, and what is known about the order of their gradients.
@@ -59,7 +59,7 @@ pub fn check(ranks: &dyn Communicator, recipe: &Recipe) -> Result<()> {
 fn shareable(ranks: &dyn Communicator, recipe: &Recipe) -> Result<()> {
     let rows = match (&recipe.face, &recipe.unified) {
         (Some(_), _) => vec![recipe.optimizer()?.batch_size],
-        (_, Some(unified)) => vec![recipe.optimizer()?.batch_size, unified.mmu_batch_size],
+        (_, Some(unified)) => vec![recipe.optimizer()?.batch_size, unified.mmu_batch_size, unified.text_batch_size],
         _ => {
             let reason = format!("this part is trained by one rank, not by {}", ranks.world_size());
             let hint =
@@ -67,7 +67,8 @@ fn shareable(ranks: &dyn Communicator, recipe: &Recipe) -> Result<()> {
             return Err(TrainError::Ranks { reason, hint });
         }
     };
-    rows.into_iter().try_for_each(|rows| Share::of(ranks, rows).map(drop))
+    let pass = Pass { index: 0, count: recipe.optimizer()?.accumulation_steps, tally: None };
+    rows.into_iter().try_for_each(|rows| Share::of(ranks, rows)?.of_pass(pass).map(drop))
 }
 
 /// Checks that all ranks hold the same `what`.
@@ -155,17 +156,38 @@ impl Parallel {
         Ok(sums[0])
     }
 
-    /// The gradients of the global loss, of which `loss` is this rank's share.
+    /// Keeps the gradients of a share until [`Parallel::backward`] adds them to its own.
+    pub fn accumulate<M: Module>(&mut self, model: &M, loss: Tensor<1>) {
+        lock(&self.state).idle = true;
+        let gradients = local_gradients(model, loss).into_tensors();
+        let mut state = lock(&self.state);
+        state.idle = false;
+        let carried = std::mem::take(&mut state.carried);
+        state.carried = added(carried, gradients);
+    }
+
+    /// Drops what was kept.
+    pub fn forget(&mut self) {
+        lock(&self.state).carried.clear();
+    }
+
+    /// The gradients of the global loss, of which `loss` is this rank's share, or what is left of the share.
     ///
     /// # Errors
     /// When another rank has left.
     pub fn backward<M: Module>(&mut self, model: &M, loss: Tensor<1>) -> Result<HostGradients> {
         if self.ranks.world_size() == 1 {
-            return Ok(local_gradients(model, loss));
+            let gradients = local_gradients(model, loss);
+            let carried = std::mem::take(&mut lock(&self.state).carried);
+            return Ok(match carried.is_empty() {
+                true => gradients,
+                false => HostGradients::new(added(carried, gradients.into_tensors())),
+            });
         }
         lock(&self.state).begin(watched(model));
-        let local = local_gradients(model, loss).into_tensors();
-        Ok(HostGradients::new(self.finish(local)?))
+        let last = local_gradients(model, loss).into_tensors();
+        let carried = std::mem::take(&mut lock(&self.state).carried);
+        Ok(HostGradients::new(self.finish(added(carried, last))?))
     }
 
     /// Logs where the time of the sums went.

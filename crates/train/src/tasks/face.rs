@@ -9,7 +9,7 @@ use unif2ace_data::Schema;
 use unif2ace_model::encoders::{FaceNet, clip_pixels};
 
 use super::data;
-use super::share::Share;
+use super::share::{Pass, Share, each_pass};
 use crate::batches::{Augment, ImageStore, sample_indices};
 use crate::error::Result;
 use crate::params::tensor_values;
@@ -67,18 +67,16 @@ pub fn sides(schema: &Schema) -> Vec<Option<(i64, i64)>> {
         .collect()
 }
 
-impl Objective for FaceObjective {
-    type Model = FaceNet;
-
-    fn loss(&mut self, model: &FaceNet, step: u64) -> Result<StepLoss> {
+impl FaceObjective {
+    /// The loss of a pass; `None` when it only counts.
+    fn pass(&self, model: &FaceNet, step: u64, pass: Pass<'_>) -> Result<Option<StepLoss>> {
         let indices = sample_indices(self.seed, step, self.batch_size, self.train.images.len());
-        let share = Share::of(&*self.ranks, self.batch_size)?;
+        let share = Share::of(&*self.ranks, self.batch_size)?.of_pass(pass)?;
         let indices = &indices[share.first..][..share.num];
         let augment = |row| match self.flip {
             true => Augment::random_shift_and_flip(self.seed, step, share.first + row, self.max_shift),
             false => Augment::random_shift(self.seed, step, share.first + row, self.max_shift),
         };
-        let pixels_BHWC = self.train.images.batch(indices, augment, &self.device);
         let heads = model.config().heads.len();
         let mut targets = Vec::with_capacity(indices.len() * heads);
         for (row, &index) in indices.iter().enumerate() {
@@ -90,12 +88,37 @@ impl Objective for FaceObjective {
         let num_known = targets.iter().filter(|&&class| class >= 0).count();
         let targets_BA =
             Tensor::<2, Int>::from_data(TensorData::new(targets, [indices.len(), heads]), &self.device.clone().inner());
-        let output = model.forward(clip_pixels(pixels_BHWC)).map_err(data)?;
         let known = num_known as f64 / share.over_all(&[num_known])?[0].max(1.0);
+        if share.is_counting() {
+            return Ok(None);
+        }
+        let pixels_BHWC = self.train.images.batch(indices, augment, &self.device);
+        let output = model.forward(clip_pixels(pixels_BHWC)).map_err(data)?;
         let total = model.loss(&output, targets_BA).map_err(data)?.loss.mul_scalar(known);
         let loss = f64::from(tensor_values(total.clone())[0]);
         let parts = vec![("cross_entropy", loss)];
-        Ok(StepLoss { total, parts, num_tokens: 0, num_images: share.num, experts: Vec::new() })
+        Ok(Some(StepLoss { total, parts, num_tokens: 0, num_images: share.num, experts: Vec::new() }))
+    }
+}
+
+impl Objective for FaceObjective {
+    type Model = FaceNet;
+
+    fn loss(&mut self, model: &FaceNet, step: u64) -> Result<StepLoss> {
+        self.pass(model, step, Pass::WHOLE)?.ok_or_else(|| data("the pass only counts"))
+    }
+
+    fn passes(
+        &mut self,
+        model: &FaceNet,
+        step: u64,
+        num_passes: usize,
+        take: &mut dyn FnMut(StepLoss) -> Result<()>,
+    ) -> Result<()> {
+        if num_passes == 1 {
+            return take(self.loss(model, step)?);
+        }
+        each_pass(&*self.ranks, num_passes, |pass| self.pass(model, step, pass)?.map_or(Ok(()), &mut *take))
     }
 
     fn sample_names(&self, step: u64) -> Vec<String> {

@@ -14,7 +14,7 @@ use crate::metrics::ExpertUse;
 
 impl UnifiedObjective {
     /// Rows of text, cut to `max_seq_length` tokens; the understanding group of experts reads them.
-    pub(super) fn text(&self, model: &Unif2ace, texts: &[String], share: &Share<'_>) -> Result<TaskLoss> {
+    pub(super) fn text(&self, model: &Unif2ace, texts: &[String], share: &Share<'_>) -> Result<Option<TaskLoss>> {
         let ids = self.config().special_ids();
         let encode = |text: &str| self.encode(text);
         let prompter = Prompter::new(self.config(), &encode).map_err(data)?;
@@ -33,6 +33,11 @@ impl UnifiedObjective {
             }
         }
         let mask = predict_next(&flat, length, Marks::image(&ids), false).map_err(data)?;
+        let num_targets = targets.len();
+        let all = share.over_all(&[num_targets])?[0];
+        if self.has_nothing_to_count(share) {
+            return Ok(None);
+        }
         let hidden = model.hidden(Batch {
             input: Input::Ids(self.ids(&flat, rows.len(), &self.device)),
             positions: Positions::From(0),
@@ -41,8 +46,10 @@ impl UnifiedObjective {
             image_start: None,
             features: Features::default(),
         });
-        let num_targets = targets.len();
-        let all = share.over_all(&[num_targets])?[0];
+        let balance = share.balance(&hidden.stats)?;
+        if share.is_counting() {
+            return Ok(None);
+        }
         let total = if places.is_empty() {
             // Texts of one token each predict nothing.
             hidden.x_BLD.sum().mul_scalar(0.0)
@@ -51,12 +58,12 @@ impl UnifiedObjective {
             let logits_RV = model.text_logits(Self::pick(hidden.x_BLD, &places));
             unif2ace_ops::cross_entropy(logits_RV, targets_R).mean().mul_scalar(num_targets as f64 / all.max(1.0))
         };
-        Ok(TaskLoss {
+        Ok(Some(TaskLoss {
             parts: vec![("text", number(total.clone()))],
             total,
-            balance: share.balance(&hidden.stats)?,
+            balance,
             experts: ExpertUse::of(&hidden.stats),
             num_tokens: flat.len(),
-        })
+        }))
     }
 }

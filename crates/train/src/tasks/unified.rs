@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use burn::module::Module as _;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use unif2ace_comm::Communicator;
 use unif2ace_data::{FaceRecord, TextTokenizer};
@@ -21,9 +22,9 @@ use unif2ace_model::vq::Vq;
 use unif2ace_pipeline::Denoiser;
 
 use super::data;
-use super::share::Share;
+use super::share::{Pass, Share, each_pass};
 use super::texts::Texts;
-use crate::error::Result;
+use crate::error::{Result, TrainError};
 use crate::features::Features;
 use crate::feed::Feed;
 use crate::metrics::{ExpertUse, sheet_path};
@@ -134,7 +135,10 @@ impl UnifiedObjective {
         key: Key,
         device: &Device,
         dropout: bool,
-    ) -> Result<TaskLoss> {
+    ) -> Result<Option<TaskLoss>> {
+        if self.has_nothing_to_count(share) {
+            return Ok(None);
+        }
         let ids = self.config().special_ids();
         let encode = |text: &str| self.encode(text);
         let prompter = Prompter::new(self.config(), &encode).map_err(data)?.with_cut_prompts(true);
@@ -186,22 +190,25 @@ impl UnifiedObjective {
         };
         let hidden = model.hidden(batch);
         let (balance, experts) = (share.balance(&hidden.stats)?, ExpertUse::of(&hidden.stats));
+        if share.is_counting() {
+            return Ok(None);
+        }
         if places.is_empty() {
             // No image of the batch has a masked place: nothing to learn, but a loss with a graph.
-            return Ok(TaskLoss {
+            return Ok(Some(TaskLoss {
                 parts: vec![("mask", 0.0), ("score_cross_entropy", 0.0)],
                 total: hidden.x_BLD.sum().mul_scalar(0.0),
                 balance,
                 experts,
                 num_tokens: rows.len(),
-            });
+            }));
         }
         let logits_RK = model.image_logits(Self::pick(hidden.x_BLD, &places));
         let num_targets = targets.len();
         let targets_R = Tensor::<1, Int>::from_data(TensorData::new(targets, [num_targets]), &device.clone().inner());
         let cross_entropy_R = unif2ace_ops::cross_entropy(logits_RK, targets_R);
         let loss = d3diff_loss(cross_entropy_R, &image_of_row, times, n, &self.recipe.loss).map_err(data)?;
-        Ok(TaskLoss {
+        Ok(Some(TaskLoss {
             parts: vec![
                 ("mask", number(loss.mask) * share.fraction()),
                 ("score_cross_entropy", number(loss.score_cross_entropy) * share.fraction()),
@@ -210,7 +217,7 @@ impl UnifiedObjective {
             balance,
             experts,
             num_tokens: rows.len(),
-        })
+        }))
     }
 
     /// Understanding: image, then questions with their answers.
@@ -222,7 +229,7 @@ impl UnifiedObjective {
         share: &Share<'_>,
         key: Key,
         device: &Device,
-    ) -> Result<TaskLoss> {
+    ) -> Result<Option<TaskLoss>> {
         let ids = self.config().special_ids();
         let encode = |text: &str| self.encode(text);
         let prompter = Prompter::new(self.config(), &encode).map_err(data)?;
@@ -253,6 +260,11 @@ impl UnifiedObjective {
             rows.extend(&packed.ids);
             rows.extend(std::iter::repeat_n(ids.pad, length - packed.ids.len()));
         }
+        let num_targets = targets.len();
+        let all = share.over_all(&[num_targets, of_answers.iter().filter(|of| **of).count()])?;
+        if self.has_nothing_to_count(share) {
+            return Ok(None);
+        }
         let batch = Batch {
             input: Input::Ids(self.ids(&rows, indices.len(), device)),
             positions: Positions::Rows(positions),
@@ -266,8 +278,11 @@ impl UnifiedObjective {
             }),
         };
         let hidden = model.hidden(batch);
+        let balance = share.balance(&hidden.stats)?;
+        if share.is_counting() {
+            return Ok(None);
+        }
         let logits_RV = model.text_logits(Self::pick(hidden.x_BLD, &places));
-        let num_targets = targets.len();
         let targets_R = Tensor::<1, Int>::from_data(TensorData::new(targets, [num_targets]), &device.clone().inner());
         let losses_R = unif2ace_ops::cross_entropy(logits_RV, targets_R);
         let answers: Vec<f64> = tensor_values(losses_R.clone())
@@ -276,19 +291,83 @@ impl UnifiedObjective {
             .filter(|(_, of)| **of)
             .map(|(&loss, _)| f64::from(loss))
             .collect();
-        let all = share.over_all(&[num_targets, answers.len()])?;
         let total = losses_R.mean().mul_scalar(num_targets as f64 / all[0].max(1.0));
-        Ok(TaskLoss {
+        Ok(Some(TaskLoss {
             parts: vec![("mmu", number(total.clone())), ("mmu_answers", answers.iter().sum::<f64>() / all[1].max(1.0))],
             total,
-            balance: share.balance(&hidden.stats)?,
+            balance,
             experts: ExpertUse::of(&hidden.stats),
             num_tokens: rows.len(),
-        })
+        }))
     }
 }
 
+/// What a step reads: rows of generation and of understanding, texts.
+struct StepRows {
+    featured: [FeaturedRecords; 2],
+    texts: Vec<String>,
+}
+
+fn nothing() -> TrainError {
+    data("the recipe trains nothing: the coefficients or batch sizes of all tasks are 0")
+}
+
 impl UnifiedObjective {
+    /// Whether a pass that only counts has come to the end of what it needs: with token-level experts their use is counted, too.
+    pub(super) fn has_nothing_to_count(&self, share: &Share<'_>) -> bool {
+        share.is_counting() && !self.config().moe.level.token()
+    }
+
+    fn rows(&mut self, step: u64) -> Result<StepRows> {
+        let featured = [self.train.t2i(step)?, self.train.mmu(step)?];
+        let texts = self.train.texts(step)?;
+        self.read = featured.iter().flat_map(|batch| batch.keys.iter().cloned()).chain(texts.iter().cloned()).collect();
+        Ok(StepRows { featured, texts })
+    }
+
+    /// The loss of a pass; `None` when it only counts, and when nothing is trained.
+    fn pass(&self, model: &Unif2ace, rows: &StepRows, step: u64, pass: Pass<'_>) -> Result<Option<StepLoss>> {
+        let key = Key::new(self.seed, 0).at_step(step as u32);
+        let StepRows { featured, texts } = rows;
+        let mut total: Option<Tensor<1>> = None;
+        let (mut parts, mut experts, mut num_tokens, mut num_images) = (Vec::new(), Vec::new(), 0, 0);
+        let tasks = [
+            (self.recipe.t2i_coeff, self.recipe.balance_coeffs[0], "t2i", "balance_t2i"),
+            (self.recipe.mmu_coeff, self.recipe.balance_coeffs[1], "mmu", "balance_mmu"),
+            (self.recipe.text_coeff, self.recipe.balance_coeffs[1], "text", "balance_text"),
+        ];
+        for (task, (coeff, balance_coeff, name, balance_name)) in tasks.into_iter().enumerate() {
+            let num_rows = featured.get(task).map_or(texts.len(), |batch| batch.records.len());
+            if coeff == 0.0 || num_rows == 0 {
+                continue;
+            }
+            // The feed gives each rank its own rows of the whole batch.
+            let share = Share::of(&*self.ranks, num_rows * self.ranks.world_size())?.of_pass(pass)?;
+            let first = pass.index * share.num;
+            let indices: Vec<usize> = (first..first + share.num).collect();
+            let loss = match task {
+                0 => self.t2i(model, &featured[0], &indices, &share, key, &self.device, true)?,
+                1 => self.mmu(model, &featured[1], &indices, &share, key, &self.device)?,
+                _ => self.text(model, &texts[first..first + share.num], &share)?,
+            };
+            let Some(loss) = loss else { continue };
+            num_tokens += loss.num_tokens;
+            num_images += if task < featured.len() { share.num } else { 0 };
+            experts.push((name, loss.experts));
+            parts.extend(loss.parts);
+            let mut sum = loss.total.mul_scalar(coeff);
+            if let Some(balance) = loss.balance {
+                parts.push((balance_name, number(balance.clone())));
+                sum = sum + balance.mul_scalar(balance_coeff);
+            }
+            total = Some(match total {
+                Some(total) => total + sum,
+                None => sum,
+            });
+        }
+        Ok(total.map(|total| StepLoss { total, parts, num_tokens, num_images, experts }))
+    }
+
     /// Held-out pictures as the image tokenizer gives them back, above pictures made from their captions, which a text file beside the
     /// sheet lists.
     fn write_samples(&self, model: &Unif2ace, path: &Path) -> Result<()> {
@@ -312,47 +391,27 @@ impl Objective for UnifiedObjective {
     type Model = Unif2ace;
 
     fn loss(&mut self, model: &Unif2ace, step: u64) -> Result<StepLoss> {
-        let key = Key::new(self.seed, 0).at_step(step as u32);
-        let batches = [self.train.t2i(step)?, self.train.mmu(step)?];
-        let texts = self.train.texts(step)?;
-        self.read = batches.iter().flat_map(|batch| batch.keys.iter().cloned()).chain(texts.iter().cloned()).collect();
-        let mut total: Option<Tensor<1>> = None;
-        let (mut parts, mut experts, mut num_tokens, mut num_images) = (Vec::new(), Vec::new(), 0, 0);
-        let tasks = [
-            (self.recipe.t2i_coeff, self.recipe.balance_coeffs[0], "t2i", "balance_t2i"),
-            (self.recipe.mmu_coeff, self.recipe.balance_coeffs[1], "mmu", "balance_mmu"),
-            (self.recipe.text_coeff, self.recipe.balance_coeffs[1], "text", "balance_text"),
-        ];
-        for (task, (coeff, balance_coeff, name, balance_name)) in tasks.into_iter().enumerate() {
-            let pictures = batches.get(task).map(|batch| batch.records.len());
-            let num_rows = pictures.unwrap_or(texts.len());
-            if coeff == 0.0 || num_rows == 0 {
-                continue;
-            }
-            // The feed gives each rank its own rows of the whole batch.
-            let share = Share::of(&*self.ranks, num_rows * self.ranks.world_size())?;
-            let indices: Vec<usize> = (0..num_rows).collect();
-            let loss = match task {
-                0 => self.t2i(model, &batches[0], &indices, &share, key, &self.device, true)?,
-                1 => self.mmu(model, &batches[1], &indices, &share, key, &self.device)?,
-                _ => self.text(model, &texts, &share)?,
-            };
-            num_tokens += loss.num_tokens;
-            num_images += pictures.unwrap_or(0);
-            experts.push((name, loss.experts));
-            parts.extend(loss.parts);
-            let mut sum = loss.total.mul_scalar(coeff);
-            if let Some(balance) = loss.balance {
-                parts.push((balance_name, number(balance.clone())));
-                sum = sum + balance.mul_scalar(balance_coeff);
-            }
-            total = Some(match total {
-                Some(total) => total + sum,
-                None => sum,
-            });
+        let rows = self.rows(step)?;
+        self.pass(model, &rows, step, Pass::WHOLE)?.ok_or_else(nothing)
+    }
+
+    fn passes(
+        &mut self,
+        model: &Unif2ace,
+        step: u64,
+        num_passes: usize,
+        take: &mut dyn FnMut(StepLoss) -> Result<()>,
+    ) -> Result<()> {
+        if num_passes == 1 {
+            return take(self.loss(model, step)?);
         }
-        let total = total.ok_or_else(|| data("the recipe trains nothing: the coefficients or batch sizes of all tasks are 0"))?;
-        Ok(StepLoss { total, parts, num_tokens, num_images, experts })
+        let rows = self.rows(step)?;
+        // Which experts the tokens of all passes take must be known before the first loss. The same device gives the same bits.
+        let without_gradients = model.clone().no_grad();
+        each_pass(&*self.ranks, num_passes, |pass| {
+            let model = if pass.is_counting() { &without_gradients } else { model };
+            self.pass(model, &rows, step, pass)?.map_or(Ok(()), &mut *take)
+        })
     }
 
     fn sample_names(&self, _step: u64) -> Vec<String> {
@@ -371,7 +430,7 @@ impl Objective for UnifiedObjective {
             let share = Share::whole(indices.len());
             let t2i = self.t2i(model, &self.held_out, &indices, &share, key, &device, false)?;
             let mmu = self.mmu(model, &self.held_out, &indices, &share, key, &device)?;
-            for (name, value) in t2i.parts.into_iter().chain(mmu.parts) {
+            for (name, value) in [t2i, mmu].into_iter().flatten().flat_map(|loss| loss.parts) {
                 let name = format!("held_out_{name}");
                 match sums.iter_mut().find(|(known, _)| *known == name) {
                     Some((_, sum)) => *sum += value,

@@ -1,0 +1,258 @@
+//! What a recipe would train, told without training: parameters, memory, steps, data. Nothing is written and no picture is encoded.
+
+mod memory;
+mod text;
+
+use std::collections::BTreeMap;
+
+use burn::module::Module;
+use burn::tensor::Device;
+use serde::Serialize;
+use unif2ace_data::{MixtureEntry, Schema, TaskName, TextTokenizer};
+use unif2ace_model::encoders::{Clip, FaceConfig, FaceHead, FaceNet};
+use unif2ace_model::transformer::Unif2ace;
+use unif2ace_model::vq::Vq;
+use unif2ace_weights::named_parameters;
+
+pub use self::memory::Memory;
+use crate::checkpoint::Checkpoints;
+use crate::error::{Result, TrainError};
+use crate::features;
+use crate::recipe::Recipe;
+use crate::tasks::data;
+
+/// A run that has not begun.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Plan {
+    /// What is trained.
+    pub part: &'static str,
+    /// Its parameters; `None` for the text tokenizer, which has none.
+    pub parameters: Option<Parameters>,
+    /// Bytes by formula.
+    pub memory: Option<Memory>,
+    /// The loop.
+    pub steps: Option<Steps>,
+    /// The sets, in the recipe's order.
+    pub sets: Vec<SetPlan>,
+    /// Training samples by task, over all sets that the recipe reads for it.
+    pub samples_by_task: BTreeMap<&'static str, usize>,
+    /// Step of the newest checkpoint that lies in the run's folder already.
+    pub checkpoint: Option<u64>,
+}
+
+/// Numbers of values.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Parameters {
+    /// All.
+    pub all: u64,
+    /// Those that the run changes.
+    pub trained: u64,
+    /// All, by piece of the network, in the network's order.
+    pub pieces: Vec<(String, u64)>,
+}
+
+/// The loop.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Steps {
+    /// Updates of the whole run.
+    pub num_steps: u64,
+    /// Rows a step by task.
+    pub rows: BTreeMap<&'static str, usize>,
+    /// Passes that they are computed in.
+    pub passes: usize,
+    /// Blocks that run again in the backward pass.
+    pub recomputed_blocks: usize,
+    /// Tokens a step, at most (shorter texts make shorter rows); of parts without tokens the pictures.
+    pub tokens: usize,
+    /// Learning rate of the first step, the largest, and that of the last step.
+    pub learning_rates: [f64; 3],
+    /// Step of the largest.
+    pub peak_step: u64,
+    /// Bytes of the checkpoints that are kept, with one that is being written.
+    pub checkpoint_bytes: u64,
+}
+
+/// A set of the data.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct SetPlan {
+    /// Where it lies.
+    pub path: String,
+    /// What it is used for.
+    pub tasks: Vec<&'static str>,
+    /// Its share of a task's samples, relative to the others.
+    pub weight: f64,
+    /// Samples of the training split.
+    pub train: usize,
+    /// Samples of the held-out split; `None` where none is read.
+    pub held_out: Option<usize>,
+}
+
+/// What `recipe` would train.
+///
+/// # Errors
+/// When its data, its network's sizes or the parts that it builds on can't be used: what the run itself would say first.
+pub fn plan(recipe: &Recipe) -> Result<Plan> {
+    let (part, specs) = network(recipe)?;
+    let sets = sets(recipe)?;
+    let parameters = (!specs.is_empty()).then(|| parameters(recipe, &specs));
+    let checkpoints = Checkpoints::new(recipe.run.output.join("checkpoints"), recipe.run.keep());
+    let mut plan = Plan {
+        part,
+        parameters: None,
+        memory: None,
+        steps: None,
+        samples_by_task: samples_by_task(recipe, &sets)?,
+        sets,
+        checkpoint: checkpoints.newest_step()?,
+    };
+    if let Some(parameters) = parameters {
+        let optimizer = recipe.optimizer()?;
+        plan.memory = Some(Memory::of(recipe, optimizer, parameters.all, parameters.trained));
+        plan.steps = Some(steps(recipe, &parameters)?);
+        plan.parameters = Some(parameters);
+    }
+    Ok(plan)
+}
+
+/// Names and sizes of the network's parameters, which are not drawn.
+fn network(recipe: &Recipe) -> Result<(&'static str, Vec<(String, u64)>)> {
+    fn specs<M: Module>(module: &M) -> Vec<(String, u64)> {
+        let size = |shape: Vec<usize>| shape.into_iter().map(|size| size as u64).product();
+        named_parameters(module).into_iter().map(|(name, shape)| (name, size(shape))).collect()
+    }
+    let device = Device::flex();
+    if let Some(vq) = &recipe.vq {
+        return Ok(("image tokenizer", specs(&Vq::new(&vq.config, &device).map_err(data)?)));
+    }
+    if let Some(face) = &recipe.face {
+        let heads = Schema::get().heads();
+        let config = FaceConfig {
+            vision_config: face.vision_config.clone(),
+            embedding_size: face.embedding_size,
+            pooling: face.pooling,
+            heads: heads.iter().map(|head| FaceHead { name: head.name.into(), num_classes: head.num_classes }).collect(),
+        };
+        return Ok(("face network", specs(&FaceNet::new(&config, &device).map_err(data)?)));
+    }
+    if let Some(clip) = &recipe.clip {
+        TextTokenizer::from_file(&clip.tokenizer).map_err(data)?;
+        return Ok(("CLIP pair", specs(&Clip::new(&clip.config, &device).map_err(data)?)));
+    }
+    if let Some(unified) = &recipe.unified {
+        let model = Unif2ace::new(&unified.config, &device).map_err(data)?;
+        TextTokenizer::from_file(recipe.run.export.join("tokenizer.json")).map_err(data)?;
+        features::read_parts(&recipe.run.export, &unified.config, &device)?;
+        return Ok(("unified transformer", specs(&model)));
+    }
+    Ok(("text tokenizer", Vec::new()))
+}
+
+fn parameters(recipe: &Recipe, specs: &[(String, u64)]) -> Parameters {
+    let mut pieces: Vec<(String, u64)> = Vec::new();
+    for (name, size) in specs {
+        let piece = piece(name);
+        match pieces.iter_mut().find(|(known, _)| *known == piece) {
+            Some((_, sum)) => *sum += size,
+            None => pieces.push((piece, *size)),
+        }
+    }
+    let decoder_only = recipe.vq.as_ref().is_some_and(|vq| vq.decoder_only);
+    let is_trained = |name: &str| !(decoder_only && name.starts_with("encoder."));
+    let sum = |trained: bool| specs.iter().filter(|(name, _)| !trained || is_trained(name)).map(|(_, size)| size).sum();
+    Parameters { all: sum(false), trained: sum(true), pieces }
+}
+
+/// The piece of its network that a parameter belongs to.
+fn piece(name: &str) -> String {
+    let inside = |part: &str| name.contains(part);
+    let piece = match name {
+        _ if inside(".moe.t2i.") => "token experts, generation",
+        _ if inside(".moe.mmu.") => "token experts, understanding",
+        _ if inside(".sequence.") => "sequence experts",
+        _ if name.starts_with("showo.model.layers.") && inside(".mlp.") => "MLPs (shared experts)",
+        _ if name.starts_with("showo.model.layers.") => "attention and norms",
+        _ if name.starts_with("showo.model.embed_tokens") => "embedding",
+        _ if name.starts_with("showo.lm_head") => "head",
+        _ if name.starts_with("showo.model.") => "final norm",
+        _ if name.starts_with("resamplers.") => "feature resamplers",
+        _ => name.split('.').next().unwrap_or(name),
+    };
+    piece.to_owned()
+}
+
+fn sets(recipe: &Recipe) -> Result<Vec<SetPlan>> {
+    let config = &recipe.data;
+    let entries = config.open("train")?;
+    let held_out = if recipe.tokenizer.is_some() { Vec::new() } else { config.open("val")? };
+    let mut held_out = held_out.into_iter();
+    let plan = |entry: &MixtureEntry| SetPlan {
+        path: entry.set.path().display().to_string(),
+        tasks: entry.tasks.iter().map(|task| task.name()).collect(),
+        weight: entry.weight,
+        train: entry.set.len(),
+        held_out: if entry.tasks == [TaskName::Text] { None } else { held_out.next().map(|entry| entry.set.len()) },
+    };
+    Ok(entries.iter().map(plan).collect())
+}
+
+fn samples_by_task(recipe: &Recipe, sets: &[SetPlan]) -> Result<BTreeMap<&'static str, usize>> {
+    let Some(unified) = &recipe.unified else { return Ok(BTreeMap::new()) };
+    let optimizer = recipe.optimizer()?;
+    let groups: [(&[TaskName], f64, usize); 3] = [
+        (&[TaskName::T2i], unified.t2i_coeff, optimizer.batch_size),
+        (&[TaskName::Caption, TaskName::Vqa], unified.mmu_coeff, unified.mmu_batch_size),
+        (&[TaskName::Text], unified.text_coeff, unified.text_batch_size),
+    ];
+    let mut samples = BTreeMap::new();
+    for (tasks, coeff, rows) in groups {
+        if coeff == 0.0 || rows == 0 {
+            continue;
+        }
+        let count = |task: &TaskName| {
+            let of_task = sets.iter().filter(|set| set.tasks.contains(&task.name()));
+            (task.name(), of_task.map(|set| set.train).sum::<usize>())
+        };
+        let counts: Vec<_> = tasks.iter().map(count).collect();
+        if counts.iter().all(|&(_, count)| count == 0) {
+            let names: Vec<&str> = tasks.iter().map(|task| task.name()).collect();
+            let reason = format!("no set of [data] is for the tasks {}, which [unified] trains", names.join(", "));
+            return Err(TrainError::recipe(&recipe.run.output, reason));
+        }
+        samples.extend(counts);
+    }
+    Ok(samples)
+}
+
+fn steps(recipe: &Recipe, parameters: &Parameters) -> Result<Steps> {
+    let optimizer = recipe.optimizer()?;
+    let (mut rows, mut tokens, mut recomputed_blocks) = (BTreeMap::new(), optimizer.batch_size, 0);
+    match &recipe.unified {
+        None => drop(rows.insert("pictures", optimizer.batch_size)),
+        Some(unified) => {
+            let all = [
+                ("t2i", unified.t2i_coeff, optimizer.batch_size),
+                ("mmu", unified.mmu_coeff, unified.mmu_batch_size),
+                ("text", unified.text_coeff, unified.text_batch_size),
+            ];
+            rows.extend(all.into_iter().filter(|&(_, coeff, rows)| coeff != 0.0 && rows > 0).map(|(name, _, rows)| (name, rows)));
+            tokens = memory::rows_of_unified(unified, optimizer.batch_size) * memory::row_length(&unified.config);
+            recomputed_blocks = unified.recompute.num_of(unified.config.num_hidden_layers);
+        }
+    }
+    let rate = |step: u64| optimizer.learning_rate_at(step);
+    let last = optimizer.num_steps - 1;
+    // The rates rise once and then only fall, but for restarts at the same peak.
+    let peak_step = optimizer.warmup_steps.min(last);
+    let averages = if optimizer.ema_decay > 0.0 { 1 } else { 0 };
+    let a_checkpoint = 4 * (parameters.all + (2 + averages) * parameters.trained);
+    Ok(Steps {
+        num_steps: optimizer.num_steps,
+        rows,
+        passes: optimizer.accumulation_steps,
+        recomputed_blocks,
+        tokens,
+        learning_rates: [rate(0), rate(peak_step), rate(last)],
+        peak_step: peak_step + 1,
+        checkpoint_bytes: a_checkpoint * (recipe.run.keep_last + recipe.run.keep_best + 1) as u64,
+    })
+}

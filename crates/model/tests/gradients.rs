@@ -11,6 +11,7 @@ use burn::tensor::{Device, Tensor};
 use transformer_support::small::{config, objective, stirred};
 use transformer_support::*;
 use unif2ace_golden::procedural;
+use unif2ace_model::config::MoeLevel;
 use unif2ace_model::moe::Task;
 use unif2ace_model::transformer::{Recompute, Unif2ace};
 

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use burn::module::Module;
 use transformer_support::small::{config, objective, stirred};
 use transformer_support::*;
+use unif2ace_model::config::MoeLevel;
 use unif2ace_model::lora::{add_low_rank, is_adapter};
 use unif2ace_model::moe::Task;
 use unif2ace_model::transformer::Unif2ace;
@@ -16,7 +17,7 @@ use unif2ace_ops::WeightFormat;
 const TASKS: [Task; 2] = [Task::T2i, Task::Mmu];
 
 fn base(gradients: bool) -> Unif2ace {
-    stirred(Unif2ace::new(&config(), &device(gradients)).unwrap(), 3)
+    stirred(Unif2ace::new(&config(MoeLevel::Both), &device(gradients)).unwrap(), 3)
 }
 
 /// Adapters everywhere with a B that is not zero.

@@ -11,8 +11,8 @@ use super::{features, ids_tensor, map_values, noise, small_experts, stir_experts
 
 const N: usize = 4;
 
-/// A network of two blocks with experts of both levels.
-pub fn config() -> ModelConfig {
+/// A network of two blocks with experts of `level`.
+pub fn config(level: MoeLevel) -> ModelConfig {
     let config = ModelConfig {
         vocab_size: 20 + 10 + 8 + 1,
         hidden_size: 16,
@@ -24,7 +24,7 @@ pub fn config() -> ModelConfig {
         codebook_size: 8,
         num_vq_tokens: N,
         max_seq_length: 5,
-        moe: MoeConfig { feature_token_dim: 6, ..small_experts(MoeLevel::Both) },
+        moe: MoeConfig { feature_token_dim: 6, ..small_experts(level) },
         ..ModelConfig::base()
     };
     config.check().unwrap();

@@ -1,8 +1,9 @@
 """The rival trainer, doing the steps of a case on demand as `unif2ace-bench train-worker` does: one JSON request a line, one reply a line.
 
-    python train.py CASE_FOLDER --precision f32|bf16 [--recompute] [--experts sorted|dense] [--profile FILE]
+    python train.py CASE_FOLDER --precision f32|bf16 [--recompute] [--experts sorted|dense] [--attention sdpa|products] [--profile FILE]
 
-float32 weights, under bf16 with autocast; SDPA; `torch.optim.AdamW(fused=True)`, which is faster on the CPU than `foreach`.
+float32 weights, under bf16 with autocast; `torch.optim.AdamW(fused=True)`, which is faster on the CPU than `foreach`. Routed experts and
+attention are written in two ways each; where the options don't name one, both are timed at the start and the faster one is taken.
 """
 
 import argparse
@@ -17,7 +18,9 @@ from pathlib import Path
 import torch
 from model import Config, Unif2ace
 from safetensors.torch import load_file
-from training import EXPERTS, Losses, read_rows
+from training import ATTENTION, EXPERTS, Losses, read_rows
+
+WAYS = {"experts": EXPERTS, "attention": ATTENTION}
 
 
 def keep_freed_memory() -> None:
@@ -40,7 +43,7 @@ def norm(tensors) -> float:
 
 
 class Trainer:
-    def __init__(self, folder: Path, precision: str, recompute: bool, experts: str | None):
+    def __init__(self, folder: Path, precision: str, recompute: bool, ways: dict[str, str | None]):
         case = json.loads((folder / "case.json").read_text())
         recipe, self.precision = case["recipe"], precision
         self.model, self.config = load(folder), recipe["optimizer"]
@@ -54,12 +57,14 @@ class Trainer:
             [decayed, plain], lr=self.config["learning_rate"], betas=tuple(self.config["betas"]), eps=self.config["eps"], fused=True
         )
         self.num_steps, self.averages = 0, None
-        seconds = {}
-        for way in [experts] if experts else EXPERTS:
-            self.losses = Losses(self.model, recipe, way, recompute)
-            seconds[way] = min(self.time_pass() for _ in range(1 if experts else 3))
-        self.experts = min(seconds, key=seconds.get)
-        self.losses = Losses(self.model, recipe, self.experts, recompute)
+        self.ways = {"experts": ways["experts"] or "dense", "attention": ways["attention"] or "sdpa"}
+        for part in [part for part in WAYS if ways[part] is None]:
+            seconds = {}
+            for way in WAYS[part]:
+                self.losses = Losses(self.model, recipe, self.ways | {part: way}, recompute)
+                seconds[way] = min(self.time_pass() for _ in range(4))
+            self.ways[part] = min(seconds, key=seconds.get)
+        self.losses = Losses(self.model, recipe, self.ways, recompute)
 
     def autocast(self):
         return torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.precision == "bf16")
@@ -123,15 +128,16 @@ def main() -> None:
     parser.add_argument("case", type=Path)
     parser.add_argument("--precision", choices=["f32", "bf16"], default="f32")
     parser.add_argument("--recompute", action="store_true", help="recompute each block in the backward pass")
-    parser.add_argument("--experts", choices=list(EXPERTS), help="how routed experts are computed; default: what is faster here")
+    for part, ways in WAYS.items():
+        parser.add_argument(f"--{part}", choices=list(ways), help="how they are computed; default: what is faster here")
     parser.add_argument("--profile", type=Path, metavar="FILE", help="write a trace of all steps")
     args = parser.parse_args()
     keep_freed_memory()
     torch.set_num_threads(2)
     start = time.perf_counter()
-    trainer = Trainer(args.case, args.precision, args.recompute, args.experts)
+    trainer = Trainer(args.case, args.precision, args.recompute, {part: getattr(args, part) for part in WAYS})
     works = {"step": trainer.step, "parameters": trainer.parameters, "memory": trainer.memory}
-    print(json.dumps({"ready": True, "seconds": time.perf_counter() - start, "experts": trainer.experts}), flush=True)
+    print(json.dumps({"ready": True, "seconds": time.perf_counter() - start, "ways": trainer.ways}), flush=True)
     profiler = torch.profiler.profile() if args.profile else contextlib.nullcontext()
     with profiler:
         for line in sys.stdin:

@@ -85,7 +85,18 @@ def dense_experts(experts: TokenExperts, x_RD: Tensor, gates_RK: Tensor, index_R
     return F.linear(h.flatten(1), experts.fc2_weight.transpose(0, 1).reshape(width, -1)) + F.linear(gates_RE, experts.fc2_bias.t())
 
 
+def sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+
+def products(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    """Written out: for short rows in bfloat16 about twice as fast on the CPU as SDPA, forward and backward together."""
+    scores = torch.add(mask, q @ k.transpose(-1, -2), alpha=q.shape[-1] ** -0.5)
+    return scores.softmax(-1) @ v
+
+
 EXPERTS = {"sorted": sorted_experts, "dense": dense_experts}
+ATTENTION = {"sdpa": sdpa, "products": products}
 
 
 def token_moe(experts: TokenExperts, x_RD: Tensor, real_R1: Tensor, way) -> tuple[Tensor, Tensor]:
@@ -132,32 +143,35 @@ def sequence_moe(module: SequenceMoe, x_BLD: Tensor, start: int, num: int, task:
 
 
 class Losses:
-    """The losses of a step; `recompute` keeps the input of each block only."""
+    """The losses of a step; `recompute` keeps the input of each block only, `ways` names how experts and attention are computed."""
 
-    def __init__(self, model: Unif2ace, recipe: dict, experts: str, recompute: bool):
+    def __init__(self, model: Unif2ace, recipe: dict, ways: dict[str, str], recompute: bool):
         unified = recipe["unified"]
-        self.model, self.config, self.way, self.recompute = model, model.config, EXPERTS[experts], recompute
+        self.model, self.config, self.recompute = model, model.config, recompute
+        self.experts, self.attention = EXPERTS[ways["experts"]], ATTENTION[ways["attention"]]
         self.coeffs = {"t2i": unified["t2i_coeff"], "mmu": unified["mmu_coeff"]}
         self.balance_coeffs = dict(zip(("t2i", "mmu"), unified["balance_coeffs"]))
 
     def block(self, layer, x: Tensor, rotary, mask: Tensor, real_R1: Tensor, task: str, start: int, features: dict):
         h = layer.input_layernorm(x)
-        attended = layer.self_attn.mix(*self.project(layer.self_attn, h, rotary), mask)
+        attended = self.attend(layer.self_attn, h, rotary, mask)
         y, balance = attended + layer.mlp(h) + x, x.new_zeros(())
         if hasattr(layer, "moe"):
-            routed, balance = token_moe(getattr(layer.moe, task), h.flatten(0, 1), real_R1, self.way)
+            routed, balance = token_moe(getattr(layer.moe, task), h.flatten(0, 1), real_R1, self.experts)
             y = y + routed.view_as(y)
         if hasattr(layer, "sequence"):
             y = sequence_moe(layer.sequence, y, start, self.config.num_vq_tokens, task, features)
         return y, balance
 
-    @staticmethod
-    def project(attention, h: Tensor, rotary) -> tuple[Tensor, Tensor, Tensor]:
-        """As `Attention.project`, rotated in the type of the products."""
-        q = attention.q_layernorm(attention.split(attention.q_proj(h)))
-        k = attention.k_layernorm(attention.split(attention.k_proj(h)))
-        cos, sin = (table.to(q.dtype) for table in rotary)
-        return rotate(q, cos, sin), rotate(k, cos, sin), attention.split(attention.v_proj(h))
+    def attend(self, attention, h: Tensor, rotary, mask: Tensor) -> Tensor:
+        """Queries and keys are rotated in the type of the products."""
+        v = attention.split(attention.v_proj(h))
+        cos, sin = (table.to(v.dtype) for table in rotary)
+        q = rotate(attention.q_layernorm(attention.split(attention.q_proj(h))).to(v.dtype), cos, sin)
+        k = rotate(attention.k_layernorm(attention.split(attention.k_proj(h))).to(v.dtype), cos, sin)
+        with torch.autocast("cpu", enabled=False):
+            mixed = self.attention(q, k, v, mask)
+        return attention.dense(mixed.transpose(1, 2).flatten(-2))
 
     def resample(self, features: dict) -> dict:
         if not hasattr(self.model, "resamplers"):

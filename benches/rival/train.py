@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import ctypes
 import json
+import os
 import resource
 import sys
 import time
@@ -133,7 +134,7 @@ def main() -> None:
     parser.add_argument("--profile", type=Path, metavar="FILE", help="write a trace of all steps")
     args = parser.parse_args()
     keep_freed_memory()
-    torch.set_num_threads(2)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
     start = time.perf_counter()
     trainer = Trainer(args.case, args.precision, args.recompute, {part: getattr(args, part) for part in WAYS})
     works = {"step": trainer.step, "parameters": trainer.parameters, "memory": trainer.memory}

@@ -16,8 +16,12 @@ fn root() -> &'static Path {
 
 fn write_case(folder: &Path) {
     let sizes = ["--batch-size", "2", "--mmu-batch-size", "1", "--num-batches", "2", "--num-patches", "3"];
-    let status =
-        Command::new(BENCH).current_dir(root()).args(["train-case", "recipes/debug/golden.toml"]).arg(folder).args(sizes).status();
+    let status = Command::new(BENCH)
+        .current_dir(root())
+        .args(["train-case", "recipes/debug/golden.toml"])
+        .arg(folder)
+        .args(sizes)
+        .status();
     assert!(status.unwrap().success());
 }
 
@@ -51,7 +55,8 @@ fn steps_of_a_case_are_steps_of_the_trainer() {
     assert_eq!(masked, batch.load_i64("t2i.targets").unwrap().len());
 
     let step = "{\"work\":\"step\"}\n";
-    let requests = format!("{{\"work\":\"step\",\"norms\":true}}\n{{\"work\":\"parameters\"}}\n{step}{{\"work\":\"parameters\"}}\n");
+    let requests =
+        format!("{{\"work\":\"step\",\"norms\":true}}\n{{\"work\":\"parameters\"}}\n{step}{{\"work\":\"parameters\"}}\n");
     let trace = folder.path().join("trace.json");
     let first = ask(&case, &["--profile", trace.to_str().unwrap()], &requests);
     let again = ask(&case, &[], &requests);

@@ -34,7 +34,7 @@ class Process:
         self.process = subprocess.Popen(
             [str(part) for part in command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | limits
         )
-        self.read()
+        self.ready = self.read()
         self.start_seconds = time.perf_counter() - start
 
     def read(self) -> dict:

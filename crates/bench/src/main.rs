@@ -8,12 +8,18 @@ mod accuracy;
 mod case;
 mod gains;
 mod procedural;
+mod train_case;
+mod train_worker;
 mod worker;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use tracing::Level;
+use tracing_chrome::ChromeLayerBuilder;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::prelude::*;
 use unif2ace_pipeline::WeightFormat;
 
 /// Benchmarks of UniF²ace.
@@ -79,6 +85,10 @@ enum Command {
         #[arg(long, value_enum)]
         dtype: Dtype,
     },
+    /// Write a training step as weights and batches, which our trainer and its rival both do.
+    TrainCase(train_case::TrainCaseArgs),
+    /// Do the training steps of a case that the lines of standard input ask for, and print a line of JSON for each.
+    TrainWorker(train_worker::TrainWorkerArgs),
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -101,6 +111,15 @@ impl From<Dtype> for WeightFormat {
 /// Any failure; benchmarks have one reader, who gets its text.
 type Outcome<T = ()> = Result<T, Box<dyn std::error::Error>>;
 
+/// Does `work` and writes a trace of its spans.
+fn profiled(file: Option<&Path>, work: impl FnOnce() -> Outcome) -> Outcome {
+    let Some(file) = file else { return work() };
+    // The guard writes the rest of the trace when the work is done.
+    let (trace, _guard) = ChromeLayerBuilder::new().writer(std::fs::File::create(file)?).include_args(true).build();
+    tracing_subscriber::registry().with(trace.with_filter(Targets::new().with_target("unif2ace", Level::DEBUG))).init();
+    work()
+}
+
 fn main() -> ExitCode {
     unif2ace_ops::keep_freed_memory();
     let done = match Cli::parse().command {
@@ -113,6 +132,8 @@ fn main() -> ExitCode {
             ablations::run(&args)
         }
         Command::Worker { model, case, dtype } => worker::run(&model, &case, dtype.into()),
+        Command::TrainCase(args) => train_case::write(&args),
+        Command::TrainWorker(args) => profiled(args.profile.as_deref(), || train_worker::run(&args)),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -49,17 +49,24 @@ pub fn run(model: &Path, case: &Path, weights: WeightFormat) -> Outcome {
     Ok(())
 }
 
-fn reply(value: &Value) -> Outcome {
+/// Prints one line of JSON.
+pub fn reply(value: &Value) -> Outcome {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{value}")?;
     Ok(out.flush()?)
 }
 
 /// Seconds since the last call, and the clock for the next.
-struct Clock(Instant);
+pub struct Clock(Instant);
 
 impl Clock {
-    fn lap(&mut self) -> f64 {
+    /// A clock whose first lap began at `start`.
+    pub fn start(start: Instant) -> Self {
+        Self(start)
+    }
+
+    /// Ends a lap.
+    pub fn lap(&mut self) -> f64 {
         let now = Instant::now();
         (now - std::mem::replace(&mut self.0, now)).as_secs_f64()
     }
@@ -148,7 +155,7 @@ fn bandwidth() -> Value {
 }
 
 /// Peak and present resident memory in bytes, from the system's own count.
-fn memory() -> Outcome<Value> {
+pub fn memory() -> Outcome<Value> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let bytes = |field: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(field))?;

@@ -65,6 +65,11 @@ impl HostGradients {
         Self { tensors, norm }
     }
 
+    /// Euclidean norm of each gradient, by path.
+    pub fn norms(&self) -> impl Iterator<Item = (&str, f64)> {
+        self.tensors.iter().map(|(path, values)| (path.as_str(), sum_of_squares(values).sqrt()))
+    }
+
     /// The values by path.
     pub(crate) fn into_tensors(self) -> BTreeMap<String, Vec<f32>> {
         self.tensors

@@ -2,6 +2,7 @@
 
 pub mod clip;
 pub mod face;
+pub mod rows;
 pub mod share;
 mod text_rows;
 pub mod texts;

@@ -1,6 +1,5 @@
 //! Text alone: next-token cross-entropy, so that the backbone keeps its language (showo.md §3.2, `loss_lm`).
 
-use burn::tensor::{Int, Tensor, TensorData};
 use unif2ace_model::masks::{Marks, predict_next};
 use unif2ace_model::moe::Task;
 use unif2ace_model::prompts::Prompter;
@@ -8,7 +7,7 @@ use unif2ace_model::transformer::{Batch, Features, Input, Positions, Unif2ace};
 
 use super::data;
 use super::share::Share;
-use super::unified::{TaskLoss, UnifiedObjective, number};
+use super::unified::{TaskLoss, UnifiedObjective, has_nothing_to_count, id_tensor, number, pick, target_tensor};
 use crate::error::Result;
 use crate::metrics::ExpertUse;
 
@@ -35,11 +34,11 @@ impl UnifiedObjective {
         let mask = predict_next(&flat, length, Marks::image(&ids), false).map_err(data)?;
         let num_targets = targets.len();
         let all = share.over_all(&[num_targets])?[0];
-        if self.has_nothing_to_count(share) {
+        if has_nothing_to_count(model, share) {
             return Ok(None);
         }
         let hidden = model.hidden(Batch {
-            input: Input::Ids(self.ids(&flat, rows.len(), &self.device)),
+            input: Input::Ids(id_tensor(&flat, rows.len(), &self.device)),
             positions: Positions::From(0),
             mask_BLS: mask.tensor(&self.device.clone().inner()),
             task: Task::Mmu,
@@ -54,9 +53,10 @@ impl UnifiedObjective {
             // Texts of one token each predict nothing.
             hidden.x_BLD.sum().mul_scalar(0.0)
         } else {
-            let targets_R = Tensor::<1, Int>::from_data(TensorData::new(targets, [num_targets]), &self.device.clone().inner());
-            let logits_RV = model.text_logits(Self::pick(hidden.x_BLD, &places));
-            unif2ace_ops::cross_entropy(logits_RV, targets_R).mean().mul_scalar(num_targets as f64 / all.max(1.0))
+            let logits_RV = model.text_logits(pick(hidden.x_BLD, &places));
+            unif2ace_ops::cross_entropy(logits_RV, target_tensor(&targets, &self.device))
+                .mean()
+                .mul_scalar(num_targets as f64 / all.max(1.0))
         };
         Ok(Some(TaskLoss {
             parts: vec![("text", number(total.clone()))],
@@ -64,6 +64,7 @@ impl UnifiedObjective {
             balance,
             experts: ExpertUse::of(&hidden.stats),
             num_tokens: flat.len(),
+            num_images: 0,
         }))
     }
 }

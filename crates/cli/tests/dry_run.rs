@@ -130,7 +130,7 @@ fn what_the_run_would_refuse_is_refused() {
     let cases: [Case; 4] = [
         (|recipe| recipe["data"]["path"] = "no/such/faces".into(), "no/such/faces"),
         (|recipe| recipe["run"]["export"] = "no/such/model".into(), "no/such/model"),
-        (|recipe| recipe["unified"]["config"]["num_attention_heads"] = 5.into(), "num_attention_heads"),
+        (|recipe| recipe["unified"]["config"]["num_attention_heads"] = 5.into(), "expected a multiple of 5 heads"),
         (|recipe| drop(recipe["optimizer"].as_table_mut().unwrap().insert("decay_ratio".into(), 0.5.into())), "`decay_ratio`"),
     ];
     for (change, expected) in cases {

@@ -49,8 +49,9 @@ fn a_disk_that_refuses_a_checkpoint_ends_the_run_and_the_one_before_goes_on() {
     let whole = TinyRun::new(one.path(), four_steps);
     whole.command(false).assert().success();
     let run = stopped_at_two(two.path());
-    // A limit on the size of files acts where a full disk does, in `write`, and needs no rights. The metrics are smaller, the weights larger.
-    let output = resumed_in_a_shell(&run, &mut Command::new("env"), "trap '' XFSZ; ulimit -f 512", "");
+    // A limit on the size of files acts where a full disk does, in `write`, and needs no rights. Metrics and the sample sheet are smaller,
+    // the weights larger.
+    let output = resumed_in_a_shell(&run, &mut Command::new("env"), "trap '' XFSZ; ulimit -f 1800", "");
     assert_says(&output, &["error: ", "step-00000004", "does not allow so large a file", "hint: "]);
     assert_eq!(names(&run.path("checkpoints")), ["step-00000002"], "nothing half-written");
     run.command(true).assert().success();

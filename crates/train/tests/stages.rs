@@ -32,7 +32,7 @@ fn metrics(place: &Place, run: &str) -> Vec<Map<String, Value>> {
     let text = fs::read_to_string(place.path(&format!("{run}/metrics.jsonl"))).unwrap();
     let mut lines: Vec<Map<String, Value>> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     for line in &mut lines {
-        line.retain(|name, _| !["seconds", "tokens_per_second"].contains(&name.as_str()));
+        line.retain(|name, _| name != "seconds" && !name.ends_with("_per_second") && !name.ends_with("resident_bytes"));
     }
     lines
 }

@@ -3,10 +3,13 @@
 use rayon::prelude::*;
 
 use crate::activation::{self, Activation};
-use crate::gemm::{Matrix, Precision, gemm};
+use crate::gemm::{Matrix, Precision, new_product};
 
 /// Values that one task of an elementwise pass handles; fewer don't go to the threads at all.
 const CHUNK: usize = 1 << 14;
+
+/// Columns that one task sums.
+const COLUMNS: usize = 128;
 
 /// Sizes of a layer.
 #[derive(Debug, Clone, Copy)]
@@ -22,12 +25,7 @@ pub struct Shape {
 /// `x W^T + b` before the activation; `weight` is `[num_out, num_in]`.
 pub fn forward(x: &[f32], weight: &[f32], bias: &[f32], shape: Shape, precision: Precision) -> Vec<f32> {
     let Shape { rows, num_in, num_out } = shape;
-    let mut y = Vec::with_capacity(rows * num_out);
-    for _ in 0..rows {
-        y.extend_from_slice(bias);
-    }
-    gemm(Matrix::new(x, rows, num_in), Matrix::new(weight, num_out, num_in).t(), &mut y, true, precision);
-    y
+    new_product(Matrix::new(x, rows, num_in), Matrix::new(weight, num_out, num_in).t(), Some(bias), precision, true)
 }
 
 /// Applies an activation over all threads.
@@ -54,24 +52,27 @@ pub fn deactivate(gradient: &mut [f32], before: &[f32], act: Activation) {
 /// `dy W`.
 pub fn backward_input(dy: &[f32], weight: &[f32], shape: Shape, precision: Precision) -> Vec<f32> {
     let Shape { rows, num_in, num_out } = shape;
-    let mut dx = vec![0.0; rows * num_in];
-    gemm(Matrix::new(dy, rows, num_out), Matrix::new(weight, num_out, num_in), &mut dx, false, precision);
-    dx
+    new_product(Matrix::new(dy, rows, num_out), Matrix::new(weight, num_out, num_in), None, precision, true)
 }
 
 /// `dy^T x`.
 pub fn backward_weight(dy: &[f32], x: &[f32], shape: Shape, precision: Precision) -> Vec<f32> {
     let Shape { rows, num_in, num_out } = shape;
-    let mut dw = vec![0.0; num_out * num_in];
-    gemm(Matrix::new(dy, rows, num_out).t(), Matrix::new(x, rows, num_in), &mut dw, false, precision);
-    dw
+    new_product(Matrix::new(dy, rows, num_out).t(), Matrix::new(x, rows, num_in), None, precision, true)
 }
 
 /// Column sums of dy.
 pub fn backward_bias(dy: &[f32], num_out: usize) -> Vec<f32> {
     let mut db = vec![0.0; num_out];
-    for row in dy.chunks_exact(num_out) {
-        db.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
+    let sum = |first: usize, sums: &mut [f32]| {
+        for row in dy.chunks_exact(num_out) {
+            sums.iter_mut().zip(&row[first..]).for_each(|(sum, value)| *sum += value);
+        }
+    };
+    if dy.len() <= CHUNK {
+        sum(0, &mut db);
+    } else {
+        db.par_chunks_mut(COLUMNS).enumerate().for_each(|(chunk, sums)| sum(chunk * COLUMNS, sums));
     }
     db
 }

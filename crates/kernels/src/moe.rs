@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use crate::activation::{self, Activation};
-use crate::gemm::{Matrix, PackedMatrix, Precision, WeightFormat, gemm_serial};
+use crate::gemm::{Matrix, PackedMatrix, Precision, WeightFormat, gemm_serial, new_product};
 
 /// Sizes of a bank of experts.
 #[derive(Debug, Clone, Copy)]
@@ -142,14 +142,6 @@ fn gather(x: &[f32], slots: &[usize], shape: Shape) -> Vec<f32> {
     out
 }
 
-fn repeated(bias: &[f32], rows: usize) -> Vec<f32> {
-    let mut out = Vec::with_capacity(rows * bias.len());
-    for _ in 0..rows {
-        out.extend_from_slice(bias);
-    }
-    out
-}
-
 /// `y_r = Σ_k gate[r, k] (act(x_r w1[e]^T + b1[e]) w2[e]^T + b2[e])` with `e = index[r, k]`, and what the backward pass needs. A choice
 /// that names no expert counts as none.
 pub fn forward(
@@ -166,9 +158,8 @@ pub fn forward(
         let (matrices, bias, num_out, num_in) =
             if second { (weights.w2, weights.b2, width, inner) } else { (weights.w1, weights.b1, inner, width) };
         let matrix = Matrix::new(&matrices[expert * inner * width..][..inner * width], num_out, num_in);
-        let mut out = repeated(&bias[expert * num_out..][..num_out], rows);
-        gemm_serial(Matrix::new(x, rows, num_in), matrix.t(), &mut out, true, precision);
-        out
+        let bias = &bias[expert * num_out..][..num_out];
+        new_product(Matrix::new(x, rows, num_in), matrix.t(), Some(bias), precision, false)
     };
     serve(x, index, gates, act, shape, layer)
 }
@@ -183,7 +174,7 @@ fn serve(
     shape: Shape,
     layer: impl Fn(usize, &[f32], usize, bool) -> Vec<f32> + Sync,
 ) -> (Vec<f32>, Vec<Served>) {
-    let Shape { width, experts, chosen, .. } = shape;
+    let Shape { width, experts, .. } = shape;
     let mut slots = vec![Vec::new(); experts];
     for (slot, &expert) in index.iter().enumerate() {
         if let Some(list) = usize::try_from(expert).ok().and_then(|expert| slots.get_mut(expert)) {
@@ -202,27 +193,35 @@ fn serve(
             (out, Served { slots, before })
         })
         .unzip();
-    // Where each slot was served; a row adds up its experts in their order.
-    let mut places = vec![None; gates.len()];
+    let mut y = vec![0.0; x.len()];
+    by_row(&mut y, &served, shape, |y, slot, expert, place| {
+        let (gate, out) = (gates[slot], &outputs[expert][place * width..][..width]);
+        y.iter_mut().zip(out).for_each(|(y, out)| *y += gate * out);
+    });
+    (y, served)
+}
+
+/// Calls `add(row of y, slot, expert, place among the expert's rows)` for every slot that was served; a row adds up its experts in their
+/// order.
+fn by_row(y: &mut [f32], served: &[Served], shape: Shape, add: impl Fn(&mut [f32], usize, usize, usize) + Sync) {
+    let Shape { width, chosen, .. } = shape;
+    let mut places = vec![None; y.len() / width * chosen];
     for (expert, served) in served.iter().enumerate() {
         for (place, &slot) in served.slots.iter().enumerate() {
             places[slot] = Some((expert, place));
         }
     }
-    let mut y = vec![0.0; x.len()];
-    y.par_chunks_exact_mut(width).zip(places.par_chunks_exact_mut(chosen)).enumerate().with_min_len(8).for_each(
+    y.par_chunks_exact_mut(width).zip(places.par_chunks_exact(chosen)).enumerate().with_min_len(8).for_each(
         |(row, (y, places))| {
             let mut order: Vec<usize> = (0..chosen).collect();
             order.sort_by_key(|&choice| places[choice]);
             for choice in order {
                 if let Some((expert, place)) = places[choice] {
-                    let (gate, out) = (gates[row * chosen + choice], &outputs[expert][place * width..][..width]);
-                    y.iter_mut().zip(out).for_each(|(y, out)| *y += gate * out);
+                    add(y, row * chosen + choice, expert, place);
                 }
             }
         },
     );
-    (y, served)
 }
 
 /// Gradients of [`forward`].
@@ -256,9 +255,8 @@ pub fn backward(
             let mut dy = gather(dy, slots, shape);
             let mut hidden = before.clone();
             activation::forward(&mut hidden, act);
-            let mut d_hidden = vec![0.0; rows * inner];
             let weight2 = Matrix::new(&weights.w2[expert * matrix..][..matrix], width, inner);
-            gemm_serial(Matrix::new(&dy, rows, width), weight2, &mut d_hidden, false, precision);
+            let mut d_hidden = new_product(Matrix::new(&dy, rows, width), weight2, None, precision, false);
             let mut d_gates = Vec::with_capacity(rows);
             for (((dy, hidden), d_hidden), &slot) in
                 dy.chunks_exact_mut(width).zip(hidden.chunks_exact(inner)).zip(d_hidden.chunks_exact_mut(inner)).zip(slots)
@@ -280,18 +278,18 @@ pub fn backward(
             gemm_serial(Matrix::new(&dy, rows, width).t(), Matrix::new(&hidden, rows, inner), dw2, false, precision);
             gemm_serial(d_before.t(), Matrix::new(&x, rows, width), dw1, false, precision);
             let weight1 = Matrix::new(&weights.w1[expert * matrix..][..matrix], inner, width);
-            let mut dx = vec![0.0; rows * width];
-            gemm_serial(d_before, weight1, &mut dx, false, precision);
-            (dx, d_gates)
+            (new_product(d_before, weight1, None, precision, false), d_gates)
         })
         .collect();
     let mut gradients = Gradients { x: vec![0.0; x.len()], gates: vec![0.0; gates.len()], w1, b1, w2, b2 };
-    for ((dx, d_gates), served) in parts.iter().zip(served) {
-        for ((dx, &d_gate), &slot) in dx.chunks_exact(width).zip(d_gates).zip(&served.slots) {
+    for ((_, d_gates), served) in parts.iter().zip(served) {
+        for (&d_gate, &slot) in d_gates.iter().zip(&served.slots) {
             gradients.gates[slot] = d_gate;
-            let sum = &mut gradients.x[slot / shape.chosen * width..][..width];
-            sum.iter_mut().zip(dx).for_each(|(sum, dx)| *sum += dx);
         }
     }
+    by_row(&mut gradients.x, served, shape, |sum, _, expert, place| {
+        let dx = &parts[expert].0[place * width..][..width];
+        sum.iter_mut().zip(dx).for_each(|(sum, dx)| *sum += dx);
+    });
     gradients
 }

@@ -85,28 +85,55 @@ pub fn gemm_serial(a: Matrix<'_>, b: Matrix<'_>, c: &mut [f32], accumulate: bool
 }
 
 fn product(a: Matrix<'_>, b: Matrix<'_>, c: &mut [f32], accumulate: bool, precision: Precision, parallel: bool) {
-    let (m, n, k) = (a.rows, b.cols, a.cols);
-    assert_eq!(k, b.rows, "inner sizes of a matrix product");
-    assert!(c.len() >= m * n, "room for the matrix product");
-    if m == 0 || n == 0 {
+    assert!(c.len() >= a.rows * b.cols, "room for the matrix product");
+    // SAFETY: C has room for the product, is borrowed mutably, and holds values.
+    unsafe { put_product(a, b, Output::new(c, b.cols), Finish::adding(accumulate), precision, parallel) };
+}
+
+/// `a b`, with a bias for each column added where there is one, row-major `[a.rows, b.cols]`; on this thread alone unless it is `parallel` and
+/// large.
+///
+/// # Panics
+/// If the inner sizes differ or the bias isn't one value a column: callers own the shapes.
+pub fn new_product(a: Matrix<'_>, b: Matrix<'_>, bias: Option<&[f32]>, precision: Precision, parallel: bool) -> Vec<f32> {
+    assert!(bias.is_none_or(|bias| bias.len() == b.cols), "one bias a column");
+    let len = a.rows * b.cols;
+    let mut c = Vec::with_capacity(len);
+    let finish = Finish { onto: bias.map_or(Base::Nothing, Base::Row), act: Activation::None };
+    let parallel = parallel && len * a.cols > SERIAL;
+    // SAFETY: there is room for the product, which is added to none of the vector's values; every value of it is written.
+    unsafe {
+        put_product(a, b, Output { start: c.as_mut_ptr(), stride: b.cols }, finish, precision, parallel);
+        c.set_len(len);
+    }
+    c
+}
+
+/// # Safety
+/// As [`multiply`]; the output has no gaps.
+///
+/// # Panics
+/// If the inner sizes differ.
+unsafe fn put_product(a: Matrix<'_>, b: Matrix<'_>, output: Output, finish: Finish<'_>, precision: Precision, parallel: bool) {
+    assert_eq!(a.cols, b.rows, "inner sizes of a matrix product");
+    if a.rows == 0 || b.cols == 0 {
         return;
     }
-    let c = &mut c[..m * n];
-    if k == 0 {
-        if !accumulate {
-            c.fill(0.0);
+    // SAFETY: the caller's promise.
+    unsafe {
+        if a.cols == 0 {
+            return finish.put_without_products(output, a.rows, b.cols);
         }
-        return;
-    }
-    if m <= rows::MAX_ROWS {
-        return small::few_rows(a, b, c, accumulate, precision, parallel);
-    }
-    match (precision, level()) {
-        #[cfg(target_arch = "x86_64")]
-        (Precision::Bf16, Level::Amx) => blocked::<u16, _>(a, b, c, accumulate, parallel, pack::Bf16Tiles),
-        (Precision::Bf16, Level::Avx512) => blocked::<u16, _>(a, b, c, accumulate, parallel, pack::Bf16Pairs),
-        (Precision::Bf16, _) => blocked::<f32, _>(a, b, c, accumulate, parallel, pack::F32 { round: true }),
-        (Precision::F32, _) => blocked::<f32, _>(a, b, c, accumulate, parallel, pack::F32 { round: false }),
+        if a.rows <= rows::MAX_ROWS {
+            return small::few_rows(a, b, output, finish, precision, parallel);
+        }
+        match (precision, level()) {
+            #[cfg(target_arch = "x86_64")]
+            (Precision::Bf16, Level::Amx) => blocked(a, b, output, finish, parallel, pack::Bf16Tiles),
+            (Precision::Bf16, Level::Avx512) => blocked(a, b, output, finish, parallel, pack::Bf16Pairs),
+            (Precision::Bf16, _) => blocked(a, b, output, finish, parallel, pack::F32 { round: true }),
+            (Precision::F32, _) => blocked(a, b, output, finish, parallel, pack::F32 { round: false }),
+        }
     }
 }
 
@@ -173,6 +200,19 @@ impl Finish<'_> {
         if last { self.act } else { Activation::None }
     }
 
+    /// C of `m` rows of `n` values without gaps where there is nothing to sum.
+    ///
+    /// # Safety
+    /// As [`multiply`].
+    unsafe fn put_without_products(&self, output: Output, m: usize, n: usize) {
+        if !matches!(self.onto, Base::There) {
+            // SAFETY: there is room for as many values; zeros are written before a slice of them is made.
+            unsafe { std::ptr::write_bytes(output.start, 0, m * n) };
+        }
+        // SAFETY: the values are there now, and ours.
+        self.without_products(unsafe { std::slice::from_raw_parts_mut(output.start, m * n) }, n);
+    }
+
     /// C where there is nothing to sum.
     fn without_products(&self, c: &mut [f32], n: usize) {
         match self.onto {
@@ -237,33 +277,37 @@ struct Block<'a, T> {
     depth: usize,
 }
 
-fn blocked<T: pack::Number, P: pack::Packing<T>>(
+/// # Safety
+/// As [`multiply`].
+unsafe fn blocked<T: pack::Number, P: pack::Packing<T>>(
     a: Matrix<'_>,
     b: Matrix<'_>,
-    c: &mut [f32],
-    accumulate: bool,
+    output: Output,
+    finish: Finish<'_>,
     parallel: bool,
     packing: P,
 ) {
     let (n, k) = (b.cols, a.cols);
     let num_panels = n.div_ceil(NR);
     let cut = Cut::new(a.rows, Tiling::of::<T, P>(), num_panels, k.min(KC) * size_of::<T>(), parallel);
-    let mut b_packed = Lines::default();
-    for k0 in (0..k).step_by(KC) {
-        let depth = KC.min(k - k0);
-        let stride = packing.padded_depth(depth) * NR;
-        b_packed.reserve(num_panels * stride);
-        let b_packed = &mut b_packed[..num_panels * stride];
-        let pack_panel = |(panel, out): (usize, &mut [T])| packing.columns(&b, k0, depth, panel * NR, out);
-        if parallel {
-            b_packed.par_chunks_exact_mut(stride).with_min_len(4).enumerate().for_each(pack_panel);
-        } else {
-            b_packed.chunks_exact_mut(stride).enumerate().for_each(pack_panel);
+    let work = |b_packed: &mut Lines<T>| {
+        for k0 in (0..k).step_by(KC) {
+            let depth = KC.min(k - k0);
+            let stride = packing.padded_depth(depth) * NR;
+            b_packed.reserve(num_panels * stride);
+            let b_packed = &mut b_packed[..num_panels * stride];
+            let pack_panel = |(panel, out): (usize, &mut [T])| packing.columns(&b, k0, depth, panel * NR, out);
+            if parallel {
+                b_packed.par_chunks_exact_mut(stride).with_min_len(4).enumerate().for_each(pack_panel);
+            } else {
+                b_packed.chunks_exact_mut(stride).enumerate().for_each(pack_panel);
+            }
+            let block = Block { panels: b_packed, start: 0, stride, k0, depth };
+            // SAFETY: the caller's promise; blocks after the first are added to what the first has written.
+            unsafe { multiply(&a, block, output, n, finish, cut, packing) };
         }
-        let block = Block { panels: b_packed, start: 0, stride, k0, depth };
-        // SAFETY: C has room for the product, as [`product`] has asserted, and is borrowed mutably.
-        unsafe { multiply(&a, block, Output::new(c, n), n, Finish::adding(accumulate), cut, packing) };
-    }
+    };
+    packing.right_memory(work);
 }
 
 /// Multiplies the columns of `a` that meet a block of B, into or onto C with `n` columns.

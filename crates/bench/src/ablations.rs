@@ -127,7 +127,9 @@ fn take_parts(from: &Path, to: &Path) -> Outcome {
     unif2ace_io::create_dir_all(to)?;
     for name in PARTS {
         if !to.join(name).is_file() {
-            std::fs::copy(from.join(name), to.join(name)).map_err(|error| format!("{}: {error}", from.join(name).display()))?;
+            // Whole or not at all: an interrupted copy would be taken for a finished one.
+            let bytes = std::fs::read(from.join(name)).map_err(|error| format!("{}: {error}", from.join(name).display()))?;
+            unif2ace_io::write_atomic(to.join(name), &bytes)?;
         }
     }
     Ok(())

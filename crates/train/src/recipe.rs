@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use unif2ace_data::Schema;
 use unif2ace_diffusion::d3diff::D3DiffConfig;
 use unif2ace_model::config::ModelConfig;
-use unif2ace_model::encoders::{ClipConfig, ClipVisionConfig, Pooling};
+use unif2ace_model::encoders::{ClipConfig, ClipVisionConfig, FaceConfig, FaceHead, Pooling};
 use unif2ace_model::transformer::Recompute;
 use unif2ace_model::vq::VqConfig;
 
@@ -257,6 +258,19 @@ pub struct FaceRecipe {
     /// Mirror every second picture, with left and right changing places in its attributes.
     #[serde(default)]
     pub flip: bool,
+}
+
+impl FaceRecipe {
+    /// The network, with a head for each attribute of the schema.
+    pub(crate) fn network(&self) -> FaceConfig {
+        let heads = Schema::get().heads();
+        FaceConfig {
+            vision_config: self.vision_config.clone(),
+            embedding_size: self.embedding_size,
+            pooling: self.pooling,
+            heads: heads.iter().map(|head| FaceHead { name: head.name.into(), num_classes: head.num_classes }).collect(),
+        }
+    }
 }
 
 /// The contrastive pair.

@@ -2,7 +2,7 @@
 
 use burn::tensor::Device;
 use unif2ace_data::{Broken, FaceRecord, Sample, SampleFault, Schema, TaskName, TextTokenizer, load_all, square_rgb};
-use unif2ace_model::encoders::{Clip, FaceConfig, FaceHead, FaceNet};
+use unif2ace_model::encoders::{Clip, FaceNet};
 use unif2ace_model::transformer::{Unif2ace, init_code_rows_from_bits};
 use unif2ace_model::vq::Vq;
 
@@ -51,13 +51,7 @@ pub fn run(recipe: &Recipe, session: Session) -> Result<Outcome> {
         return Ok(outcome);
     }
     if let Some(face) = &recipe.face {
-        let heads = Schema::get().heads();
-        let config = FaceConfig {
-            vision_config: face.vision_config.clone(),
-            embedding_size: face.embedding_size,
-            pooling: face.pooling,
-            heads: heads.iter().map(|head| FaceHead { name: head.name.into(), num_classes: head.num_classes }).collect(),
-        };
+        let config = face.network();
         let side = face.vision_config.image_size;
         let mut objective = tasks::face::FaceObjective {
             train: labelled(recipe, "train", recipe.data.limit, side)?,

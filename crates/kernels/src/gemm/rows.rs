@@ -63,13 +63,16 @@ pub(super) fn rows_bf16(x: Rows<'_, u16>, start: usize, panels: &[&[u16]], depth
     }
 }
 
-/// As [`rows_bf16`] with tiles, where `level` has found them; rows are zero behind their depth up to a whole block.
+/// As [`rows_bf16`] with tiles; rows are zero behind their depth up to a whole block.
+///
+/// # Safety
+/// The CPU has AMX and this process may use it.
 #[cfg(target_arch = "x86_64")]
-pub(super) fn rows_amx(x: Rows<'_, u16>, start: usize, panels: &[&[u16]], depth: usize, sums: &mut Sums) {
+pub(super) unsafe fn rows_amx(x: Rows<'_, u16>, start: usize, panels: &[&[u16]], depth: usize, sums: &mut Sums) {
     x.check(start, panels, depth);
-    assert!(start + depth.next_multiple_of(amx::BLOCK) <= x.length && level() == Level::Amx);
+    assert!(start + depth.next_multiple_of(amx::BLOCK) <= x.length);
     for (panel, sums) in panels.iter().zip(sums) {
-        // SAFETY: `level` found AMX; the assertions give rows and panel their lengths.
+        // SAFETY: the caller's promise; the assertions give rows and panel their lengths.
         unsafe { amx::bf16_rows(x.values.as_ptr().add(start), x.length, x.count(), panel, depth, sums) };
     }
 }

@@ -48,7 +48,8 @@ impl FewRows<u16> for Bf16Tiles {
     }
 
     fn multiply(self, x: Rows<'_, u16>, start: usize, panels: &[&[u16]], depth: usize, sums: &mut Sums) {
-        rows::rows_amx(x, start, panels, depth, sums);
+        // SAFETY: tiles are chosen only where `level` found AMX.
+        unsafe { rows::rows_amx(x, start, panels, depth, sums) };
     }
 }
 

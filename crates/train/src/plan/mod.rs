@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use burn::module::Module;
 use burn::tensor::Device;
 use serde::Serialize;
-use unif2ace_data::{MixtureEntry, Schema, TaskName, TextTokenizer};
-use unif2ace_model::encoders::{Clip, FaceConfig, FaceHead, FaceNet};
+use unif2ace_data::{MixtureEntry, TaskName, TextTokenizer};
+use unif2ace_model::encoders::{Clip, FaceNet};
 use unif2ace_model::transformer::Unif2ace;
 use unif2ace_model::vq::Vq;
 use unif2ace_weights::named_parameters;
@@ -125,14 +125,7 @@ fn network(recipe: &Recipe) -> Result<(&'static str, Vec<(String, u64)>)> {
         return Ok(("image tokenizer", specs(&Vq::new(&vq.config, &device).map_err(data)?)));
     }
     if let Some(face) = &recipe.face {
-        let heads = Schema::get().heads();
-        let config = FaceConfig {
-            vision_config: face.vision_config.clone(),
-            embedding_size: face.embedding_size,
-            pooling: face.pooling,
-            heads: heads.iter().map(|head| FaceHead { name: head.name.into(), num_classes: head.num_classes }).collect(),
-        };
-        return Ok(("face network", specs(&FaceNet::new(&config, &device).map_err(data)?)));
+        return Ok(("face network", specs(&FaceNet::new(&face.network(), &device).map_err(data)?)));
     }
     if let Some(clip) = &recipe.clip {
         TextTokenizer::from_file(&clip.tokenizer).map_err(data)?;

@@ -97,6 +97,8 @@ fn result(args: &AblationArgs, row: &str, seed: u64) -> Outcome<Value> {
     let mut recipe = Recipe::read(&args.recipes.join(format!("{row}.toml")))?;
     (recipe.run.seed, recipe.run.output, recipe.run.export) = (seed, output.clone(), model.clone());
     recipe.data.path.clone_from(&args.faces);
+    // The frozen parts are the same in all rows: pictures are encoded once.
+    recipe.data.cache = Some(args.output.join("cache"));
     take_parts(&args.parts, &model)?;
     let resume = output.join("checkpoints").is_dir();
     if unif2ace_train::run(&recipe, Session { resume, ..Session::default() })? != TrainOutcome::Finished {

@@ -74,6 +74,31 @@ fn parameters_memory_steps_and_data_are_told() {
 }
 
 #[test]
+fn frozen_parameters_and_those_beside_adapters_are_not_counted_as_trained() {
+    let folder = tempfile::tempdir().unwrap();
+    let counts = |plan: &Value| ["all", "trained"].map(|name| plan["parameters"][name].as_u64().unwrap());
+    let frozen = json(folder.path(), |recipe| {
+        let freeze = toml::Value::from(vec!["embed_tokens", "lm_head"]);
+        recipe.insert("trainable".into(), Table::from_iter([("freeze".to_owned(), freeze)]).into());
+    });
+    let [all, trained] = counts(&frozen);
+    assert_eq!(trained, all - 9803 * (32 + 33));
+    assert_eq!(frozen["memory"]["moments"], 8 * trained);
+    assert_eq!(frozen["memory"]["weights"], 4 * all);
+
+    let folder = tempfile::tempdir().unwrap();
+    let adapted = json(folder.path(), |recipe| {
+        recipe["unified"].as_table_mut().unwrap().insert("init_from".into(), "models/none".into());
+        let lora = [("rank", 2.into()), ("alpha", 4.0.into()), ("targets", toml::Value::from(vec!["layers.*.mlp"]))];
+        recipe.insert("lora".into(), Table::from_iter(lora.map(|(key, value)| (key.to_owned(), value))).into());
+    });
+    // Rank 2 beside both layers of two blocks' MLPs, 32 and 64 wide.
+    let adapters = 2 * 2 * 2 * (32 + 64);
+    assert_eq!(counts(&adapted), [all + adapters, adapters]);
+    assert_eq!(adapted["memory"]["moments"], 8 * adapters);
+}
+
+#[test]
 fn recomputation_and_passes_take_less_memory_by_the_formula_too() {
     let activations = |change: fn(&mut Table)| {
         let folder = tempfile::tempdir().unwrap();
@@ -127,11 +152,18 @@ fn what_the_run_would_refuse_is_refused() {
         String::from_utf8(output.stderr).unwrap()
     };
     type Case = (fn(&mut Table), &'static str);
-    let cases: [Case; 4] = [
+    let cases: [Case; 5] = [
         (|recipe| recipe["data"]["path"] = "no/such/faces".into(), "no/such/faces"),
         (|recipe| recipe["run"]["export"] = "no/such/model".into(), "no/such/model"),
         (|recipe| recipe["unified"]["config"]["num_attention_heads"] = 5.into(), "expected a multiple of 5 heads"),
         (|recipe| drop(recipe["optimizer"].as_table_mut().unwrap().insert("decay_ratio".into(), 0.5.into())), "`decay_ratio`"),
+        (
+            |recipe| {
+                let freeze = toml::Value::from(vec!["embd_tokens"]);
+                recipe.insert("trainable".into(), Table::from_iter([("freeze".to_owned(), freeze)]).into());
+            },
+            "did you mean",
+        ),
     ];
     for (change, expected) in cases {
         let error = refused(change);

@@ -3,13 +3,14 @@
 mod memory;
 mod text;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use burn::module::Module;
 use burn::tensor::Device;
 use serde::Serialize;
 use unif2ace_data::{MixtureEntry, TaskName, TextTokenizer};
 use unif2ace_model::encoders::{Clip, FaceNet};
+use unif2ace_model::lora::is_adapter;
 use unif2ace_model::transformer::Unif2ace;
 use unif2ace_model::vq::Vq;
 use unif2ace_weights::named_parameters;
@@ -17,9 +18,9 @@ use unif2ace_weights::named_parameters;
 pub use self::memory::Memory;
 use crate::checkpoint::Checkpoints;
 use crate::error::{Result, TrainError};
-use crate::features;
 use crate::recipe::Recipe;
 use crate::tasks::data;
+use crate::{features, lora, trainable};
 
 /// A run that has not begun.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -92,12 +93,11 @@ pub struct SetPlan {
 /// # Errors
 /// When its data, its network's sizes or the parts that it builds on can't be used: what the run itself would say first.
 pub fn plan(recipe: &Recipe) -> Result<Plan> {
-    let (part, specs) = network(recipe)?;
+    let network = Network::of_recipe(recipe)?;
     let sets = sets(recipe)?;
-    let parameters = (!specs.is_empty()).then(|| parameters(recipe, &specs));
     let checkpoints = Checkpoints::new(recipe.run.output.join("checkpoints"), recipe.run.keep());
     let mut plan = Plan {
-        part,
+        part: network.part,
         parameters: None,
         memory: None,
         steps: None,
@@ -105,7 +105,7 @@ pub fn plan(recipe: &Recipe) -> Result<Plan> {
         sets,
         checkpoint: checkpoints.newest_step()?,
     };
-    if let Some(parameters) = parameters {
+    if let Some(parameters) = network.parameters() {
         let optimizer = recipe.optimizer()?;
         plan.memory = Some(Memory::of(recipe, optimizer, parameters.all, parameters.trained));
         plan.steps = Some(steps(recipe, &parameters)?);
@@ -114,51 +114,84 @@ pub fn plan(recipe: &Recipe) -> Result<Plan> {
     Ok(plan)
 }
 
-/// Names and sizes of the network's parameters, which are not drawn.
-fn network(recipe: &Recipe) -> Result<(&'static str, Vec<(String, u64)>)> {
-    fn specs<M: Module>(module: &M) -> Vec<(String, u64)> {
-        let size = |shape: Vec<usize>| shape.into_iter().map(|size| size as u64).product();
-        named_parameters(module).into_iter().map(|(name, shape)| (name, size(shape))).collect()
-    }
-    let device = Device::flex();
-    if let Some(vq) = &recipe.vq {
-        return Ok(("image tokenizer", specs(&Vq::new(&vq.config, &device).map_err(data)?)));
-    }
-    if let Some(face) = &recipe.face {
-        return Ok(("face network", specs(&FaceNet::new(&face.network(), &device).map_err(data)?)));
-    }
-    if let Some(clip) = &recipe.clip {
-        TextTokenizer::from_file(&clip.tokenizer).map_err(data)?;
-        return Ok(("CLIP pair", specs(&Clip::new(&clip.config, &device).map_err(data)?)));
-    }
-    if let Some(unified) = &recipe.unified {
-        let model = Unif2ace::new(&unified.config, &device).map_err(data)?;
-        TextTokenizer::from_file(recipe.run.export.join("tokenizer.json")).map_err(data)?;
-        features::read_parts(&recipe.run.export, &unified.config, &device)?;
-        return Ok(("unified transformer", specs(&model)));
-    }
-    Ok(("text tokenizer", Vec::new()))
+/// A part's network as its parameters, which are not drawn.
+struct Network {
+    part: &'static str,
+    /// Names and numbers of values.
+    specs: Vec<(String, u64)>,
+    /// Names of those that the run does not change.
+    frozen: BTreeSet<String>,
 }
 
-fn parameters(recipe: &Recipe, specs: &[(String, u64)]) -> Parameters {
-    let mut pieces: Vec<(String, u64)> = Vec::new();
-    for (name, size) in specs {
-        let piece = piece(name);
-        match pieces.iter_mut().find(|(known, _)| *known == piece) {
-            Some((_, sum)) => *sum += size,
-            None => pieces.push((piece, *size)),
-        }
+impl Network {
+    fn of<M: Module>(recipe: &Recipe, part: &'static str, module: &M) -> Result<Self> {
+        let size = |shape: Vec<usize>| shape.into_iter().map(|size| size as u64).product();
+        let specs = named_parameters(module).into_iter().map(|(name, shape)| (name, size(shape))).collect();
+        Ok(Self { part, specs, frozen: trainable::frozen(recipe, module)? })
     }
-    let decoder_only = recipe.vq.as_ref().is_some_and(|vq| vq.decoder_only);
-    let is_trained = |name: &str| !(decoder_only && name.starts_with("encoder."));
-    let sum = |trained: bool| specs.iter().filter(|(name, _)| !trained || is_trained(name)).map(|(_, size)| size).sum();
-    Parameters { all: sum(false), trained: sum(true), pieces }
+
+    /// Also refuses what the run would refuse of its parts and its patterns of parameters.
+    fn of_recipe(recipe: &Recipe) -> Result<Self> {
+        let device = Device::flex();
+        if let Some(vq) = &recipe.vq {
+            let mut network = Self::of(recipe, "image tokenizer", &Vq::new(&vq.config, &device).map_err(data)?)?;
+            if vq.decoder_only {
+                let encoder = network.specs.iter().map(|(name, _)| name).filter(|name| name.starts_with("encoder."));
+                network.frozen.extend(encoder.cloned());
+            }
+            return Ok(network);
+        }
+        if let Some(face) = &recipe.face {
+            return Self::of(recipe, "face network", &FaceNet::new(&face.network(), &device).map_err(data)?);
+        }
+        if let Some(clip) = &recipe.clip {
+            TextTokenizer::from_file(&clip.tokenizer).map_err(data)?;
+            return Self::of(recipe, "CLIP pair", &Clip::new(&clip.config, &device).map_err(data)?);
+        }
+        if let Some(unified) = &recipe.unified {
+            let mut model = Unif2ace::new(&unified.config, &device).map_err(data)?;
+            TextTokenizer::from_file(recipe.run.export.join("tokenizer.json")).map_err(data)?;
+            features::read_parts(&recipe.run.export, &unified.config, &device)?;
+            if let Some(config) = &recipe.lora {
+                model = lora::attach(recipe, config, model)?;
+            }
+            let mut network = Self::of(recipe, "unified transformer", &model)?;
+            // A parameter that one stage trains is trained.
+            let stages = recipe.stages_from(0);
+            if let Some((_, first)) = stages.first() {
+                network.frozen = trainable::frozen(first, &model)?;
+            }
+            for (_, stage) in stages.iter().skip(1) {
+                let frozen = trainable::frozen(stage, &model)?;
+                network.frozen.retain(|name| frozen.contains(name));
+            }
+            return Ok(network);
+        }
+        Ok(Self { part: "text tokenizer", specs: Vec::new(), frozen: BTreeSet::new() })
+    }
+
+    /// `None` where there is nothing to train by gradients.
+    fn parameters(&self) -> Option<Parameters> {
+        let mut pieces: Vec<(String, u64)> = Vec::new();
+        let (mut all, mut trained) = (0, 0);
+        for (name, size) in &self.specs {
+            all += size;
+            trained += if self.frozen.contains(name) { 0 } else { *size };
+            let piece = piece(name);
+            match pieces.iter_mut().find(|(known, _)| *known == piece) {
+                Some((_, sum)) => *sum += size,
+                None => pieces.push((piece, *size)),
+            }
+        }
+        (all > 0).then_some(Parameters { all, trained, pieces })
+    }
 }
 
 /// The piece of its network that a parameter belongs to.
 fn piece(name: &str) -> String {
     let inside = |part: &str| name.contains(part);
     let piece = match name {
+        _ if is_adapter(name) => "adapters",
         _ if inside(".moe.t2i.") => "token experts, generation",
         _ if inside(".moe.mmu.") => "token experts, understanding",
         _ if inside(".sequence.") => "sequence experts",

@@ -2,9 +2,9 @@
 
 use rayon::prelude::*;
 
-use crate::gemm::{Matrix, Precision, Scratch, gemm_serial};
-use crate::parts::Parts;
-use crate::simd::{exp, multiversion};
+use crate::gemm::{Matrix, Precision, Scratch, new_product};
+use crate::parts::{Parts, in_chunks};
+use crate::simd::{exp, fold, fold_products, larger, map_and_sum, multiversion};
 
 /// Sizes of an attention.
 #[derive(Debug, Clone, Copy)]
@@ -48,22 +48,12 @@ multiversion! {
                 Some(mask) => row.iter_mut().zip(&mask[index * keys..]).for_each(|(s, m)| *s = *s * scale + m),
                 None => row.iter_mut().for_each(|s| *s *= scale),
             }
-            let mut lanes = [f32::NEG_INFINITY; 16];
-            for chunk in row.chunks(16) {
-                for (lane, &s) in lanes.iter_mut().zip(chunk) {
-                    *lane = if s > *lane { s } else { *lane };
-                }
-            }
-            let max = lanes.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            let mut lanes = [0.0f32; 16];
-            for chunk in row.chunks_mut(16) {
-                for (lane, s) in lanes.iter_mut().zip(chunk) {
-                    // The approximation of exp is clamped; what is hidden must weigh exactly 0.
-                    let difference = *s - max;
-                    *s = if difference < -86.0 { 0.0 } else { exp(difference) };
-                    *lane += *s;
-                }
-            }
+            let max = fold(row, f32::NEG_INFINITY, larger).into_iter().fold(f32::NEG_INFINITY, f32::max);
+            let lanes = map_and_sum(row, |s| {
+                // The approximation of exp is clamped; what is hidden must weigh exactly 0.
+                let difference = s - max;
+                if difference < -86.0 { 0.0 } else { exp(difference) }
+            });
             let inverse = 1.0 / lanes.iter().sum::<f32>();
             row.iter_mut().for_each(|s| *s *= inverse);
         }
@@ -74,13 +64,7 @@ multiversion! {
     /// `ds = p * (dp - sum(dp * p)) * scale` row by row, in place of dp.
     fn softmax_backward(dp: &mut [f32], p: &[f32], keys: usize, scale: f32) {
         for (dp, p) in dp.chunks_exact_mut(keys).zip(p.chunks_exact(keys)) {
-            let mut lanes = [0.0f32; 16];
-            for (dp, p) in dp.chunks(16).zip(p.chunks(16)) {
-                for ((lane, dp), p) in lanes.iter_mut().zip(dp).zip(p) {
-                    *lane += dp * p;
-                }
-            }
-            let dot = lanes.iter().sum::<f32>();
+            let dot = fold_products(dp, p).iter().sum::<f32>();
             dp.iter_mut().zip(p).for_each(|(dp, p)| *dp = p * (*dp - dot) * scale);
         }
     }
@@ -97,18 +81,22 @@ fn head<'a>(x: &'a [f32], shape: Shape, [length, room]: [usize; 2], b: usize, h:
     }
 }
 
+/// Rows of the batch that one task puts back.
+const UNPERMUTED: usize = 32;
+
 /// Puts `[batch * heads][length, head_dim]` back to `[batch, room, heads * head_dim]`, zeros behind each length.
 fn unpermute(parts: &[Vec<f32>], shape: Shape, room: usize) -> Vec<f32> {
-    let width = shape.width();
-    let mut out = vec![0.0; shape.batch * room * width];
-    for (index, part) in parts.iter().enumerate() {
-        let (b, h) = (index / shape.heads, index % shape.heads);
-        for (position, values) in part.chunks_exact(shape.head_dim).enumerate() {
-            let start = (b * room + position) * width + h * shape.head_dim;
-            out[start..start + shape.head_dim].copy_from_slice(values);
+    let (width, head_dim) = (shape.width(), shape.head_dim);
+    in_chunks(shape.batch * room * width, UNPERMUTED * width, |chunk, out| {
+        for (row, out) in out.chunks_exact_mut(width).enumerate() {
+            let (b, position) = ((chunk * UNPERMUTED + row) / room, (chunk * UNPERMUTED + row) % room);
+            for (part, out) in parts[b * shape.heads..].iter().zip(out.chunks_exact_mut(head_dim)) {
+                if let Some(values) = part.get(position * head_dim..(position + 1) * head_dim) {
+                    out.copy_from_slice(values);
+                }
+            }
         }
-    }
-    out
+    })
 }
 
 /// `softmax(q k^T / sqrt(head_dim) + mask) v`: the result `[batch, queries, width]` and the weights `[batch * heads][queries, keys]`.
@@ -124,19 +112,11 @@ pub fn forward(
     let scale = 1.0 / (head_dim as f32).sqrt();
     let work = |index: usize| {
         let (b, h) = (index / heads, index % heads);
-        let mut p = vec![0.0; queries * keys];
-        gemm_serial(
-            head(q, shape, [queries; 2], b, h),
-            head(k, shape, [keys, shape.key_room], b, h).t(),
-            &mut p,
-            false,
-            precision,
-        );
+        let product = |a, b| new_product(a, b, None, precision, false);
+        let mut p = product(head(q, shape, [queries; 2], b, h), head(k, shape, [keys, shape.key_room], b, h).t());
         let mask = mask.map(|mask| &mask.values[(b % mask.rows) * queries * keys..][..queries * keys]);
         softmax_rows(&mut p, mask, keys, scale);
-        let mut out = vec![0.0; queries * head_dim];
-        gemm_serial(Matrix::new(&p, queries, keys), head(v, shape, [keys, shape.key_room], b, h), &mut out, false, precision);
-        (out, p)
+        (product(Matrix::new(&p, queries, keys), head(v, shape, [keys, shape.key_room], b, h)), p)
     };
     let heads_in_all = 0..batch * heads;
     let (outputs, weights): (Vec<_>, Vec<_>) = if batch * queries * keys * shape.width() <= SERIAL {
@@ -274,13 +254,7 @@ multiversion! {
         for key in 0..keys {
             let k = &k[key * stride..][..q.len()];
             for (head, (q, k)) in q.chunks_exact(head_dim).zip(k.chunks_exact(head_dim)).enumerate() {
-                let mut lanes = [0.0f32; 16];
-                for (q, k) in q.chunks(16).zip(k.chunks(16)) {
-                    for ((lane, q), k) in lanes.iter_mut().zip(q).zip(k) {
-                        *lane += q * k;
-                    }
-                }
-                scores[head * keys + key] = lanes.iter().sum();
+                scores[head * keys + key] = fold_products(q, k).iter().sum();
             }
         }
     }
@@ -311,17 +285,13 @@ pub fn backward([q, k, v]: [&[f32]; 3], weights: &[Vec<f32>], dout: &[f32], shap
             let (b, h) = (index / heads, index % heads);
             let dout = head(dout, shape, [queries; 2], b, h);
             let p_matrix = Matrix::new(p, queries, keys);
-            let mut dv = vec![0.0; keys * head_dim];
-            gemm_serial(p_matrix.t(), dout, &mut dv, false, precision);
-            let mut ds = vec![0.0; queries * keys];
-            gemm_serial(dout, head(v, shape, [keys, shape.key_room], b, h).t(), &mut ds, false, precision);
+            let product = |a, b| new_product(a, b, None, precision, false);
+            let dv = product(p_matrix.t(), dout);
+            let mut ds = product(dout, head(v, shape, [keys, shape.key_room], b, h).t());
             softmax_backward(&mut ds, p, keys, scale);
             let ds = Matrix::new(&ds, queries, keys);
-            let mut dq = vec![0.0; queries * head_dim];
-            gemm_serial(ds, head(k, shape, [keys, shape.key_room], b, h), &mut dq, false, precision);
-            let mut dk = vec![0.0; keys * head_dim];
-            gemm_serial(ds.t(), head(q, shape, [queries; 2], b, h), &mut dk, false, precision);
-            [dq, dk, dv]
+            let dq = product(ds, head(k, shape, [keys, shape.key_room], b, h));
+            [dq, product(ds.t(), head(q, shape, [queries; 2], b, h)), dv]
         })
         .collect();
     for triple in all {

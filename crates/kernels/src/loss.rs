@@ -2,7 +2,8 @@
 
 use rayon::prelude::*;
 
-use crate::simd::{exp, multiversion};
+use crate::parts::in_chunks;
+use crate::simd::{exp, fold, larger, multiversion};
 
 /// Logits under which threads cost more than they bring.
 const SERIAL: usize = 1 << 14;
@@ -10,19 +11,8 @@ const SERIAL: usize = 1 << 14;
 multiversion! {
     /// `ln sum exp` of a row.
     fn log_sum_exp(row: &[f32]) -> f32 {
-        let mut lanes = [f32::NEG_INFINITY; 16];
-        for chunk in row.chunks(16) {
-            for (lane, &x) in lanes.iter_mut().zip(chunk) {
-                *lane = if x > *lane { x } else { *lane };
-            }
-        }
-        let max = lanes.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let mut lanes = [0.0f32; 16];
-        for chunk in row.chunks(16) {
-            for (lane, &x) in lanes.iter_mut().zip(chunk) {
-                *lane += exp(x - max);
-            }
-        }
+        let max = fold(row, f32::NEG_INFINITY, larger).into_iter().fold(f32::NEG_INFINITY, f32::max);
+        let lanes = fold(row, 0.0, |sum, x| sum + exp(x - max));
         max + lanes.iter().sum::<f32>().ln()
     }
 }
@@ -52,16 +42,11 @@ pub fn cross_entropy(logits: &[f32], targets: &[i64], vocab: usize) -> (Vec<f32>
 
 /// Gradient of [`cross_entropy`] with respect to the logits.
 pub fn cross_entropy_backward(logits: &[f32], targets: &[i64], log_sums: &[f32], dloss: &[f32], vocab: usize) -> Vec<f32> {
-    let mut gradient = vec![0.0; logits.len()];
-    gradient
-        .par_chunks_exact_mut(vocab)
-        .zip(logits.par_chunks_exact(vocab))
-        .zip(targets.par_iter().zip(log_sums).zip(dloss))
-        .for_each(|((out, row), ((&target, &log_sum), &scale))| {
-            if target >= 0 && scale != 0.0 {
-                gradient_row(row, log_sum, scale, out);
-                out[target as usize] -= scale;
-            }
-        });
-    gradient
+    in_chunks(logits.len(), vocab, |row, out| {
+        let (target, scale) = (targets[row], dloss[row]);
+        if target >= 0 && scale != 0.0 {
+            gradient_row(&logits[row * vocab..][..vocab], log_sums[row], scale, out);
+            out[target as usize] -= scale;
+        }
+    })
 }

@@ -4,6 +4,10 @@ use rayon::prelude::*;
 
 use crate::activation::{self, Activation};
 use crate::gemm::{Matrix, PackedMatrix, Precision, WeightFormat, gemm_serial, new_product};
+use crate::parts::in_chunks;
+
+/// Rows that one task adds up.
+const ROWS: usize = 16;
 
 /// Sizes of a bank of experts.
 #[derive(Debug, Clone, Copy)]
@@ -193,35 +197,36 @@ fn serve(
             (out, Served { slots, before })
         })
         .unzip();
-    let mut y = vec![0.0; x.len()];
-    by_row(&mut y, &served, shape, |y, slot, expert, place| {
+    let y = by_row(x.len() / width, &served, shape, |y, slot, expert, place| {
         let (gate, out) = (gates[slot], &outputs[expert][place * width..][..width]);
         y.iter_mut().zip(out).for_each(|(y, out)| *y += gate * out);
     });
     (y, served)
 }
 
-/// Calls `add(row of y, slot, expert, place among the expert's rows)` for every slot that was served; a row adds up its experts in their
-/// order.
-fn by_row(y: &mut [f32], served: &[Served], shape: Shape, add: impl Fn(&mut [f32], usize, usize, usize) + Sync) {
+/// `[rows, width]` from zeros by `add(row, slot, expert, place among the expert's rows)` for every slot that was served; a row adds up its
+/// experts in their order.
+fn by_row(rows: usize, served: &[Served], shape: Shape, add: impl Fn(&mut [f32], usize, usize, usize) + Sync) -> Vec<f32> {
     let Shape { width, chosen, .. } = shape;
-    let mut places = vec![None; y.len() / width * chosen];
+    let mut places = vec![None; rows * chosen];
     for (expert, served) in served.iter().enumerate() {
         for (place, &slot) in served.slots.iter().enumerate() {
             places[slot] = Some((expert, place));
         }
     }
-    y.par_chunks_exact_mut(width).zip(places.par_chunks_exact(chosen)).enumerate().with_min_len(8).for_each(
-        |(row, (y, places))| {
-            let mut order: Vec<usize> = (0..chosen).collect();
+    in_chunks(rows * width, ROWS * width, |chunk, sums| {
+        let mut order: Vec<usize> = (0..chosen).collect();
+        for (row, sum) in sums.chunks_exact_mut(width).enumerate() {
+            let slot = (chunk * ROWS + row) * chosen;
+            let places = &places[slot..slot + chosen];
             order.sort_by_key(|&choice| places[choice]);
-            for choice in order {
+            for &choice in &order {
                 if let Some((expert, place)) = places[choice] {
-                    add(y, row * chosen + choice, expert, place);
+                    add(sum, slot + choice, expert, place);
                 }
             }
-        },
-    );
+        }
+    })
 }
 
 /// Gradients of [`forward`].
@@ -281,15 +286,15 @@ pub fn backward(
             (new_product(d_before, weight1, None, precision, false), d_gates)
         })
         .collect();
-    let mut gradients = Gradients { x: vec![0.0; x.len()], gates: vec![0.0; gates.len()], w1, b1, w2, b2 };
+    let dx = by_row(x.len() / width, served, shape, |sum, _, expert, place| {
+        let dx = &parts[expert].0[place * width..][..width];
+        sum.iter_mut().zip(dx).for_each(|(sum, dx)| *sum += dx);
+    });
+    let mut gradients = Gradients { x: dx, gates: vec![0.0; gates.len()], w1, b1, w2, b2 };
     for ((_, d_gates), served) in parts.iter().zip(served) {
         for (&d_gate, &slot) in d_gates.iter().zip(&served.slots) {
             gradients.gates[slot] = d_gate;
         }
     }
-    by_row(&mut gradients.x, served, shape, |sum, _, expert, place| {
-        let dx = &parts[expert].0[place * width..][..width];
-        sum.iter_mut().zip(dx).for_each(|(sum, dx)| *sum += dx);
-    });
     gradients
 }

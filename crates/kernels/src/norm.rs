@@ -2,7 +2,8 @@
 
 use rayon::prelude::*;
 
-use crate::simd::multiversion;
+use crate::parts::in_chunks;
+use crate::simd::{Lanes, fold, multiversion};
 
 /// Rows that one task handles; fewer don't go to the threads at all.
 const ROWS: usize = 64;
@@ -26,18 +27,11 @@ fn moments(x: &[f32], eps: f32) -> (f32, f32) {
     (mean, 1.0 / (variance + eps).sqrt())
 }
 
-/// Sum in sixteen lanes, which vectorises and rounds less than one running sum.
+/// Sum in sixteen lanes, and the rest behind the last whole sixteen by itself.
 #[inline(always)]
 fn sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
-    let mut lanes = [0.0f32; 16];
-    let chunks = x.chunks_exact(16);
-    let rest: f32 = chunks.remainder().iter().map(|&v| f(v)).sum();
-    for chunk in chunks {
-        for (lane, &v) in lanes.iter_mut().zip(chunk) {
-            *lane += f(v);
-        }
-    }
-    lanes.iter().sum::<f32>() + rest
+    let (whole, rest) = x.split_at(x.len() / 16 * 16);
+    fold(whole, 0.0, |sum, v| sum + f(v)).iter().sum::<f32>() + rest.iter().map(|&v| f(v)).sum::<f32>()
 }
 
 multiversion! {
@@ -46,22 +40,34 @@ multiversion! {
         let inverse = 1.0 / width as f32;
         for ((x, dy), dx) in x.chunks_exact(width).zip(dy.chunks_exact(width)).zip(dx.chunks_exact_mut(width)) {
             let (mean, scale) = moments(x, eps);
-            let mut lanes = [[0.0f32; 16]; 2];
-            for (((((x, dy), w), dw), db), dx) in x.chunks(16).zip(dy.chunks(16)).zip(weight.chunks(16))
-                .zip(dw.chunks_mut(16)).zip(db.chunks_mut(16)).zip(dx.chunks_mut(16))
-            {
-                for i in 0..x.len() {
-                    let normal = (x[i] - mean) * scale;
-                    dw[i] += dy[i] * normal;
-                    db[i] += dy[i];
-                    let g = dy[i] * w[i];
-                    dx[i] = g;
-                    lanes[0][i] += g;
-                    lanes[1][i] += g * normal;
+            let step = |x: f32, dy: f32, w: f32, dw: &mut f32, db: &mut f32, dx: &mut f32, lane: &mut f32, lane_n: &mut f32| {
+                let normal = (x - mean) * scale;
+                *dw += dy * normal;
+                *db += dy;
+                let g = dy * w;
+                *dx = g;
+                *lane += g;
+                *lane_n += g * normal;
+            };
+            let (mut lanes, mut lanes_n): (Lanes, Lanes) = Default::default();
+            let ((x16, x_rest), (dy16, dy_rest), (w16, w_rest)) = (x.as_chunks(), dy.as_chunks(), weight.as_chunks());
+            let (dw16, dw_rest) = dw.as_chunks_mut::<16>();
+            let (db16, db_rest) = db.as_chunks_mut::<16>();
+            let (dx16, dx_rest) = dx.as_chunks_mut::<16>();
+            for (((((x, dy), w), dw), db), dx) in x16.iter().zip(dy16).zip(w16).zip(dw16).zip(db16).zip(dx16) {
+                let [x, dy, w]: [&Lanes; 3] = [x, dy, w];
+                for i in 0..16 {
+                    step(x[i], dy[i], w[i], &mut dw[i], &mut db[i], &mut dx[i], &mut lanes[i], &mut lanes_n[i]);
                 }
             }
-            let mean_g = lanes[0].iter().sum::<f32>() * inverse;
-            let mean_gn = lanes[1].iter().sum::<f32>() * inverse;
+            // Copies, as in `fold`.
+            let (mut all, mut all_n) = (lanes, lanes_n);
+            for i in 0..x_rest.len() {
+                let (dw, db, dx) = (&mut dw_rest[i], &mut db_rest[i], &mut dx_rest[i]);
+                step(x_rest[i], dy_rest[i], w_rest[i], dw, db, dx, &mut all[i], &mut all_n[i]);
+            }
+            let mean_g = all.iter().sum::<f32>() * inverse;
+            let mean_gn = all_n.iter().sum::<f32>() * inverse;
             for (dx, &x) in dx.iter_mut().zip(x) {
                 *dx = (*dx - mean_g - (x - mean) * scale * mean_gn) * scale;
             }
@@ -71,14 +77,13 @@ multiversion! {
 
 /// `y = (x - mean) / sqrt(var + eps) * weight + bias` for rows of `weight.len()`.
 pub fn layer_norm(x: &[f32], weight: &[f32], bias: &[f32], eps: f32) -> Vec<f32> {
-    let mut y = vec![0.0; x.len()];
     let chunk = ROWS * weight.len();
     if x.len() <= chunk {
+        let mut y = vec![0.0; x.len()];
         forward_rows(x, weight, bias, eps, &mut y);
         return y;
     }
-    y.par_chunks_mut(chunk).zip(x.par_chunks(chunk)).for_each(|(y, x)| forward_rows(x, weight, bias, eps, y));
-    y
+    in_chunks(x.len(), chunk, |index, y| forward_rows(&x[index * chunk..][..y.len()], weight, bias, eps, y))
 }
 
 /// Gradients of [`layer_norm`]: of x, weight and bias.

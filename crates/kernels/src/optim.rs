@@ -47,12 +47,18 @@ multiversion! {
 multiversion! {
     fn squares(values: &[f32]) -> f64 {
         let mut lanes = [0.0f64; 8];
-        for chunk in values.chunks(8) {
+        let (chunks, rest) = values.as_chunks::<8>();
+        for chunk in chunks {
             for (lane, &value) in lanes.iter_mut().zip(chunk) {
                 *lane += f64::from(value) * f64::from(value);
             }
         }
-        lanes.iter().sum()
+        // Another array than the one above, as in `simd::fold`.
+        let mut all = lanes;
+        for (lane, &value) in all.iter_mut().zip(rest) {
+            *lane += f64::from(value) * f64::from(value);
+        }
+        all.iter().sum()
     }
 }
 
@@ -63,6 +69,11 @@ pub fn adamw(param: &mut [f32], grad: &[f32], m: &mut [f32], v: &mut [f32], hp: 
         .zip(grad.par_chunks(CHUNK))
         .zip(m.par_chunks_mut(CHUNK).zip(v.par_chunks_mut(CHUNK)))
         .for_each(|((param, grad), (m, v))| update(param, grad, m, v, hp));
+}
+
+/// `values *= factor`.
+pub fn scale(values: &mut [f32], factor: f32) {
+    values.par_chunks_mut(CHUNK).for_each(|values| values.iter_mut().for_each(|value| *value *= factor));
 }
 
 /// `average += rate * (values - average)`.

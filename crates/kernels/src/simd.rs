@@ -56,8 +56,95 @@ pub(crate) fn tanh(x: f32) -> f32 {
     1.0 - 2.0 / (exp(2.0 * x) + 1.0)
 }
 
+/// Lanes of sums and maxima: value i of a row goes to lane i modulo 16, which vectorises and rounds less than one running value.
+pub(crate) type Lanes = [f32; 16];
+
+// In these three the lanes of the whole chunks are not those that the rest is added to: with a rest of any length the compiler would keep
+// them in memory, and each chunk would wait for the store of the one before.
+
+/// `lane = f(lane, x)` from lanes of `start`.
+#[inline(always)]
+pub(crate) fn fold(x: &[f32], start: f32, f: impl Fn(f32, f32) -> f32) -> Lanes {
+    let mut lanes = [start; 16];
+    let (chunks, rest) = x.as_chunks::<16>();
+    for chunk in chunks {
+        for (lane, &x) in lanes.iter_mut().zip(chunk) {
+            *lane = f(*lane, x);
+        }
+    }
+    let mut all = lanes;
+    for (lane, &x) in all.iter_mut().zip(rest) {
+        *lane = f(*lane, x);
+    }
+    all
+}
+
+/// `lane += x * y`, of as many values as the shorter one has.
+#[inline(always)]
+pub(crate) fn fold_products(x: &[f32], y: &[f32]) -> Lanes {
+    let len = x.len().min(y.len());
+    let mut lanes = [0.0; 16];
+    let ((chunks, rest), (chunks_y, rest_y)) = (x[..len].as_chunks::<16>(), y[..len].as_chunks::<16>());
+    for (x, y) in chunks.iter().zip(chunks_y) {
+        for ((lane, x), y) in lanes.iter_mut().zip(x).zip(y) {
+            *lane += x * y;
+        }
+    }
+    let mut all = lanes;
+    for ((lane, x), y) in all.iter_mut().zip(rest).zip(rest_y) {
+        *lane += x * y;
+    }
+    all
+}
+
+/// `x = f(x)`, `lane += x`.
+#[inline(always)]
+pub(crate) fn map_and_sum(x: &mut [f32], f: impl Fn(f32) -> f32) -> Lanes {
+    let mut lanes = [0.0; 16];
+    let (chunks, rest) = x.as_chunks_mut::<16>();
+    for chunk in chunks {
+        for (lane, x) in lanes.iter_mut().zip(chunk) {
+            *x = f(*x);
+            *lane += *x;
+        }
+    }
+    let mut all = lanes;
+    for (lane, x) in all.iter_mut().zip(rest) {
+        *x = f(*x);
+        *lane += *x;
+    }
+    all
+}
+
+/// The larger one, the second if the first is not a number: one instruction.
+#[inline(always)]
+pub(crate) fn larger(most: f32, x: f32) -> f32 {
+    if x > most { x } else { most }
+}
+
 #[cfg(test)]
 mod tests {
+    use super::*;
+
+    #[test]
+    fn lanes_take_every_value_once_whatever_the_length() {
+        for length in [0, 1, 15, 16, 17, 50] {
+            let x: Vec<f32> = (0..length).map(|i| i as f32 - 7.0).collect();
+            let mut expected = [0.0f32; 16];
+            let mut most = [f32::NEG_INFINITY; 16];
+            for (i, &x) in x.iter().enumerate() {
+                expected[i % 16] += x * x;
+                most[i % 16] = most[i % 16].max(x);
+            }
+            assert_eq!(fold_products(&x, &x), expected);
+            assert_eq!(fold(&x, 0.0, |sum, x| sum + x * x), expected);
+            assert_eq!(fold(&x, f32::NEG_INFINITY, larger), most);
+            let mut squares = x.clone();
+            assert_eq!(map_and_sum(&mut squares, |x| x * x), expected);
+            assert!(squares.iter().zip(&x).all(|(square, x)| *square == x * x));
+        }
+    }
+
     #[test]
     fn exp_and_tanh_follow_the_library() {
         for step in -8700..8800 {

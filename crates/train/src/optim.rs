@@ -116,7 +116,7 @@ impl OptimizerState {
             |path, shape, values| {
                 let Some(mut gradient) = gradients.tensors.remove(path) else { return };
                 if scale != 1.0 {
-                    gradient.iter_mut().for_each(|g| *g *= scale);
+                    unif2ace_ops::scale(&mut gradient, scale);
                 }
                 let zeros = || HostTensor { shape: shape.to_vec(), values: vec![0.0; values.len()] };
                 let first = self.first.entry(path.to_owned()).or_insert_with(zeros);

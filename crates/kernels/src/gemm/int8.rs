@@ -17,7 +17,7 @@ use super::{Cut, Finish, Matrix, Output, SERIAL, Tiling};
 use crate::cpu::{Level, level};
 use crate::lines::Lines;
 use crate::map::MappedFile;
-use crate::simd::multiversion;
+use crate::simd::{fold, larger, multiversion};
 use crate::store::Store;
 
 /// Values that share a scale.
@@ -30,6 +30,8 @@ const OFFSET: i32 = 128;
 const PANELS: usize = 2;
 /// Most rows that are worked on with several panels.
 const FEW: usize = 4;
+/// Panels of rows whose tiles stay in the first-level cache beside a group of the columns' values.
+const HELD: usize = 8;
 /// Bytes of rows that one task works on at a time.
 const LEFT_BYTES: usize = 1100 << 10;
 /// Groups whose sums are added up before they go to C: a block of the left factor of that depth stays in the second-level cache.
@@ -82,14 +84,7 @@ fn inverse(scale: f32) -> f32 {
 multiversion! {
     /// The scale of some values.
     fn scale_of_row(values: &[f32]) -> f32 {
-        let mut lanes = [0.0f32; 16];
-        for chunk in values.chunks(16) {
-            for (lane, value) in lanes.iter_mut().zip(chunk) {
-                let value = value.abs();
-                *lane = if value > *lane { value } else { *lane };
-            }
-        }
-        scale_of(lanes.into_iter())
+        scale_of(fold(values, 0.0, |most, value| larger(most, value.abs())).into_iter())
     }
 }
 
@@ -113,33 +108,46 @@ impl Rows {
         let groups = a.cols.div_ceil(GROUP);
         let padded = a.rows.next_multiple_of(height);
         let mut values = Lines::zeros(padded * depth);
-        values.fill(OFFSET as u8);
         let mut scales = vec![0.0; padded * groups];
         let panel = |(panel, (out, scales)): (usize, (&mut [u8], &mut [f32]))| {
             let mut gathered = Vec::new();
-            let mut rounded = vec![OFFSET as u8; depth];
-            for (place, scales) in scales.chunks_exact_mut(groups).enumerate().take(a.rows - panel * height) {
-                let start = (panel * height + place) * a.row_stride;
-                let row = match a.col_stride {
-                    1 => &a.data[start..start + a.cols],
-                    stride => {
-                        gathered.clear();
-                        gathered.extend((0..a.cols).map(|column| a.data[start + column * stride]));
-                        &gathered
-                    }
-                };
-                for ((row, out), scale) in row.chunks(GROUP).zip(rounded.chunks_mut(GROUP)).zip(scales) {
-                    *scale = scale_of_row(row);
-                    round_row(row, inverse(*scale), out);
-                }
-                if unit == QUAD {
-                    // A length that the compiler knows.
-                    for (quad, out) in rounded.chunks_exact(QUAD).zip(out.chunks_exact_mut(height * QUAD)) {
-                        out[place * QUAD..][..QUAD].copy_from_slice(quad);
-                    }
-                } else {
-                    for (values, out) in rounded.chunks_exact(unit).zip(out.chunks_exact_mut(height * unit)) {
-                        out[place * unit..][..unit].copy_from_slice(values);
+            let mut rounded = [OFFSET as u8; GROUP];
+            // Group by group: what the rows of a panel write side by side stays in the first-level cache.
+            for (group, out) in out.chunks_mut(height * GROUP).enumerate() {
+                let columns = group * GROUP..a.cols.min((group + 1) * GROUP);
+                let deep = out.len() / height;
+                rounded[columns.len()..].fill(OFFSET as u8);
+                for place in 0..height.min(a.rows - panel * height) {
+                    let start = (panel * height + place) * a.row_stride;
+                    let row = match a.col_stride {
+                        1 => {
+                            // The rows of a group lie in as many pages: without a hint each would be waited for.
+                            #[cfg(target_arch = "x86_64")]
+                            micro::x86::fetch_run(
+                                a.data.as_ptr().wrapping_add(start + a.row_stride + columns.start),
+                                columns.len(),
+                            );
+                            &a.data[start..][columns.clone()]
+                        }
+                        stride => {
+                            gathered.clear();
+                            gathered.extend(columns.clone().map(|column| a.data[start + column * stride]));
+                            &gathered
+                        }
+                    };
+                    let scale = scale_of_row(row);
+                    scales[place * groups + group] = scale;
+                    round_row(row, inverse(scale), &mut rounded);
+                    let rounded = &rounded[..deep];
+                    if unit == QUAD {
+                        // A length that the compiler knows.
+                        for (quad, out) in rounded.chunks_exact(QUAD).zip(out.chunks_exact_mut(height * QUAD)) {
+                            out[place * QUAD..][..QUAD].copy_from_slice(quad);
+                        }
+                    } else {
+                        for (values, out) in rounded.chunks_exact(unit).zip(out.chunks_exact_mut(height * unit)) {
+                            out[place * unit..][..unit].copy_from_slice(values);
+                        }
                     }
                 }
             }
@@ -309,10 +317,10 @@ impl Int8Matrix {
             unsafe {
                 let panels = first..num_panels.min(first + cut.panels);
                 match x.height {
-                    ..=FEW => self.tiles::<PANELS>(x, rows, panels, output, finish),
+                    ..=FEW => self.tiles::<PANELS, 1>(x, rows, panels, output, finish),
                     #[cfg(target_arch = "x86_64")]
                     _ if x.unit != QUAD => self.amx_tiles(x, rows, panels, output, finish),
-                    _ => self.tiles::<1>(x, rows, panels, output, finish),
+                    _ => self.tiles::<1, HELD>(x, rows, panels, output, finish),
                 }
             };
         };
@@ -324,11 +332,12 @@ impl Int8Matrix {
         }
     }
 
-    /// Puts the products of some rows with some panels, P at a time, into or onto C.
+    /// Puts the products of some rows with some panels, P at a time, into or onto C. HELD panels of rows meet a group of the columns' values
+    /// while that is in the first-level cache.
     ///
     /// # Safety
     /// `output` is the start of C, valid for writes, and nobody else has access to the rows and columns that are named.
-    unsafe fn tiles<const P: usize>(
+    unsafe fn tiles<const P: usize, const HELD: usize>(
         &self,
         x: &Rows,
         rows: Range<usize>,
@@ -337,33 +346,42 @@ impl Int8Matrix {
         finish: Finish<'_>,
     ) {
         let n = self.cols;
-        let mut tiles: Tiles<P> = [[[0.0; NR]; MR]; P];
+        let mut held: [Tiles<P>; HELD] = [[[[0.0; NR]; MR]; P]; HELD];
         for chunk in (0..x.groups).step_by(CHUNK) {
             let groups = chunk..x.groups.min(chunk + CHUNK);
             for panel in panels.clone().step_by(P) {
                 let count = P.min(panels.end - panel);
-                for row0 in rows.clone().step_by(x.height) {
-                    let target = |panel: usize| {
+                for first in rows.clone().step_by(HELD * x.height) {
+                    let starts = || (first..rows.end).step_by(x.height).take(HELD);
+                    let target = |row0: usize, panel: usize| {
                         let column = panel * NR;
                         let (height, width) = (x.height.min(rows.end - row0), NR.min(n - column));
                         let onto = finish.onto(chunk == 0, column);
                         Target { start: output.at(row0, column), stride: output.stride, height, width, onto }
                     };
-                    #[cfg(target_arch = "x86_64")]
-                    (panel..panel + count).for_each(|panel| micro::x86::announce(target(panel)));
                     for group in groups.clone() {
                         let fresh = group == groups.start;
-                        if count == P {
-                            self.add_group(x, row0 / x.height, panel, group, fresh, &mut tiles);
-                        } else if let Some(one) = tiles.first_chunk_mut::<1>() {
-                            self.add_group(x, row0 / x.height, panel, group, fresh, one);
+                        #[cfg(target_arch = "x86_64")]
+                        let last = group + 1 == groups.end;
+                        for (row0, tiles) in starts().zip(&mut held) {
+                            #[cfg(target_arch = "x86_64")]
+                            if last {
+                                (panel..panel + count).for_each(|panel| micro::x86::announce(target(row0, panel)));
+                            }
+                            if count == P {
+                                self.add_group(x, row0 / x.height, panel, group, fresh, tiles);
+                            } else if let Some(one) = tiles.first_chunk_mut::<1>() {
+                                self.add_group(x, row0 / x.height, panel, group, fresh, one);
+                            }
                         }
                     }
-                    for (panel, tile) in (panel..panel + count).zip(&tiles) {
-                        // SAFETY: the tile lies in the rows and columns that are ours, as the caller promises.
-                        unsafe {
-                            micro::put_rows(tile, target(panel));
-                            micro::activate(target(panel), finish.act(groups.end == x.groups));
+                    for (row0, tiles) in starts().zip(&held) {
+                        for (panel, tile) in (panel..panel + count).zip(tiles) {
+                            // SAFETY: the tile lies in the rows and columns that are ours, as the caller promises.
+                            unsafe {
+                                micro::put_rows(tile, target(row0, panel));
+                                micro::activate(target(row0, panel), finish.act(groups.end == x.groups));
+                            }
                         }
                     }
                 }

@@ -51,11 +51,13 @@ pub(super) unsafe fn activate(target: Target, act: Activation) {
 /// `target` is valid for writes, and nobody else has access to its values; a row that it is added to is as long as it is wide.
 pub(super) unsafe fn tile_f32(a: &[f32], b: &[f32], depth: usize, target: Target) {
     assert!(a.len() >= depth * MR && b.len() >= depth * NR && target.height <= MR && target.width <= NR);
+    #[cfg(target_arch = "x86_64")]
+    if level() >= Level::Avx512 {
+        // SAFETY: `level` found AVX-512 on this CPU; the assertion gives the panels their length, the caller the target.
+        return unsafe { x86::f32_avx512(a.as_ptr(), b.as_ptr(), depth, target) };
+    }
     let mut tile: Tile = [[0.0; NR]; MR];
     match level() {
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: `level` found AVX-512 on this CPU; the assertion gives the panels their length, the caller the target.
-        Level::Avx512 | Level::Amx => return unsafe { x86::f32_avx512(a.as_ptr(), b.as_ptr(), depth, target) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: `level` found AVX2 and FMA on this CPU; all accesses are through slices.
         Level::Avx2 => unsafe { x86::f32_avx2(a, b, depth, &mut tile) },
@@ -72,11 +74,13 @@ pub(super) unsafe fn tile_f32(a: &[f32], b: &[f32], depth: usize, target: Target
 pub(super) unsafe fn tile_bf16(a: &[u16], b: &[u16], depth: usize, target: Target) {
     assert!(depth.is_multiple_of(2) && a.len() >= depth * MR && b.len() >= depth * NR);
     assert!(target.height <= MR && target.width <= NR);
+    #[cfg(target_arch = "x86_64")]
+    if level() >= Level::Avx512 {
+        // SAFETY: `level` found AVX-512 BF16 on this CPU; the assertions give the panels their length, the caller the target.
+        return unsafe { x86::bf16_avx512(a.as_ptr(), b.as_ptr(), depth / 2, target) };
+    }
     let mut tile: Tile = [[0.0; NR]; MR];
     match level() {
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: `level` found AVX-512 BF16 on this CPU; the assertions give the panels their length, the caller the target.
-        Level::Avx512 | Level::Amx => return unsafe { x86::bf16_avx512(a.as_ptr(), b.as_ptr(), depth / 2, target) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: `level` found AVX2 and FMA on this CPU; all accesses are through slices.
         Level::Avx2 => unsafe { x86::bf16_avx2(a, b, depth, &mut tile) },
@@ -222,6 +226,11 @@ pub(super) mod x86 {
     pub(in crate::gemm) fn fetch<T>(address: *const T) {
         // SAFETY: a prefetch reads nothing; it is defined for every address.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) };
+    }
+
+    /// Asks for the lines of some values.
+    pub(in crate::gemm) fn fetch_run(start: *const f32, len: usize) {
+        (0..len).step_by(16).for_each(|place| fetch(start.wrapping_add(place)));
     }
 
     /// Asks for the lines of a target, which lie in as many pages as it has rows, before they are needed.

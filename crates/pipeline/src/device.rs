@@ -2,12 +2,16 @@
 
 use std::fmt;
 use std::str::FromStr;
+#[cfg(feature = "vulkan")]
+use std::sync::{Mutex, PoisonError};
 
 use burn::tensor::Device;
 #[cfg(feature = "vulkan")]
 use burn::tensor::DeviceKind;
-#[cfg(any(feature = "vulkan", feature = "cuda"))]
+#[cfg(feature = "cuda")]
 use burn::tensor::DeviceType;
+#[cfg(feature = "vulkan")]
+use burn::tensor::wgpu::{WgpuBackend, WgpuInitError};
 
 use crate::error::{PipelineError, Result};
 
@@ -53,12 +57,41 @@ impl FromStr for DeviceName {
     }
 }
 
-/// The Vulkan devices of this machine, GPUs before software ones; none in a build without them.
-fn vulkan_devices() -> Vec<Device> {
+/// A Vulkan device, and whether it is a software one.
+type Found = (Device, bool);
+
+/// The first Vulkan device of this machine, GPUs before software ones; none in a build without them. It is brought up here: a driver that
+/// refuses is an error, where the first tensor on it would end the process.
+fn vulkan_device(software: bool) -> Result<Option<Found>> {
     #[cfg(feature = "vulkan")]
-    return Device::enumerate(DeviceType::Vulkan).into_iter().collect();
+    {
+        static OPENED: Mutex<Option<Found>> = Mutex::new(None);
+        let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
+        let gpus = [DeviceKind::DiscreteGpu(0), DeviceKind::IntegratedGpu(0), DeviceKind::VirtualGpu(0)];
+        for kind in gpus.into_iter().chain(software.then_some(DeviceKind::Cpu)) {
+            if opened.is_some() {
+                break;
+            }
+            let is_software = kind == DeviceKind::Cpu;
+            match Device::wgpu_options().device_kind(kind).graphics_api(WgpuBackend::Vulkan).init() {
+                Ok(device) => *opened = Some((device, is_software)),
+                Err(WgpuInitError::AdapterUnavailable { .. }) => {}
+                Err(error) => {
+                    return Err(PipelineError::Device {
+                        found: DeviceName::Vulkan.to_string(),
+                        reason: error.to_string(),
+                        hint: "try a newer driver; --device cpu works everywhere",
+                    });
+                }
+            }
+        }
+        Ok(opened.clone().filter(|(_, is_software)| software || !is_software))
+    }
     #[cfg(not(feature = "vulkan"))]
-    Vec::new()
+    {
+        let _ = software;
+        Ok(None)
+    }
 }
 
 /// The CUDA devices of this machine; none in a build without them.
@@ -67,13 +100,6 @@ fn cuda_devices() -> Vec<Device> {
     return Device::enumerate(DeviceType::Cuda).into_iter().collect();
     #[cfg(not(feature = "cuda"))]
     Vec::new()
-}
-
-fn is_software(_device: &Device) -> bool {
-    #[cfg(feature = "vulkan")]
-    return *_device == Device::vulkan(DeviceKind::Cpu);
-    #[cfg(not(feature = "vulkan"))]
-    false
 }
 
 /// Opens a device.
@@ -91,17 +117,29 @@ pub fn open(name: DeviceName) -> Result<Device> {
             (false, _) => "build with --features vulkan, or use --device cpu",
         },
     };
-    let first = |devices: Vec<Device>, built| devices.into_iter().next().ok_or_else(|| missing(built));
     match name {
         DeviceName::Cpu => Ok(Device::flex()),
-        DeviceName::Vulkan => first(vulkan_devices(), cfg!(feature = "vulkan")),
-        DeviceName::Cuda => first(cuda_devices(), cfg!(feature = "cuda")),
-        DeviceName::Auto => {
-            let found = cuda_devices().into_iter().chain(vulkan_devices()).find(|device| !is_software(device));
-            if found.is_none() && cfg!(any(feature = "vulkan", feature = "cuda")) {
-                tracing::warn!("no GPU was found: computing on the CPU");
+        DeviceName::Vulkan => {
+            let (device, is_software) = vulkan_device(true)?.ok_or_else(|| missing(cfg!(feature = "vulkan")))?;
+            if is_software {
+                tracing::warn!("the only Vulkan device is a software one: --device cpu is faster");
             }
-            Ok(found.unwrap_or_else(Device::flex))
+            Ok(device)
+        }
+        DeviceName::Cuda => cuda_devices().into_iter().next().ok_or_else(|| missing(cfg!(feature = "cuda"))),
+        DeviceName::Auto => {
+            if let Some(device) = cuda_devices().into_iter().next() {
+                return Ok(device);
+            }
+            match vulkan_device(false) {
+                Ok(Some((device, _))) => return Ok(device),
+                Err(error) => tracing::warn!("computing on the CPU: {error}"),
+                Ok(None) if cfg!(any(feature = "vulkan", feature = "cuda")) => {
+                    tracing::warn!("no GPU was found: computing on the CPU");
+                }
+                Ok(None) => {}
+            }
+            Ok(Device::flex())
         }
     }
 }

@@ -65,7 +65,11 @@ impl Pipeline {
         if !folder.is_dir() {
             return Err(fail("there is no such folder".into()));
         }
-        let device = device::open(options.device)?;
+        let for_cpu = options.weights.is_some_and(|weights| weights != WeightFormat::F32) || folder.join(PACKED_FILE).is_file();
+        let device = device::open(match options.device {
+            DeviceName::Auto if for_cpu => DeviceName::Cpu,
+            device => device,
+        })?;
         if !folder.join("config.json").is_file() {
             return Err(fail("it has no config.json".into()));
         }
@@ -73,7 +77,7 @@ impl Pipeline {
         let unified_config: ModelConfig =
             serde_json::from_value(config.clone().into()).map_err(|error| fail(format!("config.json: {error}")))?;
         let cpu = on_cpu(&device);
-        if !cpu && (options.weights.is_some_and(|weights| weights != WeightFormat::F32) || folder.join(PACKED_FILE).is_file()) {
+        if !cpu && for_cpu {
             return Err(PipelineError::Device {
                 found: options.device.to_string(),
                 reason: "expected plain f32 weights, found packed ones or another --dtype".into(),

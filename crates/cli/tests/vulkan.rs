@@ -37,7 +37,7 @@ fn both() -> [Pipeline; 2] {
 }
 
 fn faces() -> Vec<RgbImage> {
-    (1..=4).map(|n| load_rgb(root().join(format!("docs/gallery/real-{n}.png")), DecodeLimits::default()).unwrap()).collect()
+    (1..=2).map(|n| load_rgb(root().join(format!("docs/gallery/real-{n}.png")), DecodeLimits::default()).unwrap()).collect()
 }
 
 /// Checks and shows the largest difference as a part of the largest value.
@@ -113,7 +113,7 @@ fn pictures_agree() {
 #[test]
 fn answers_captions_and_scores_agree() {
     let models = both();
-    let questions = ["What colour is the hair?", "Is this person wearing glasses?", "How old does this person look?"];
+    let questions = ["What colour is the hair?", "Is this person wearing glasses?"];
     for (index, face) in faces().iter().enumerate() {
         let [cpu, vulkan] = models.each_ref().map(|model| {
             let picture = model.read_picture(face).unwrap();

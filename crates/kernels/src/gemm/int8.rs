@@ -494,17 +494,34 @@ struct Meeting<'a, const P: usize> {
     offsets: [&'a [i32]; P],
 }
 
+multiversion! {
+    /// Adds to the first `height` rows of sums the products of a panel of rows, `[quads][height][QUAD]`, with one of columns,
+    /// `[quads][NR][QUAD]`.
+    fn add_quads(a: &[u8], height: usize, b: &[i8], sums: &mut [[i32; NR]; MR]) {
+        for (a, b) in a.chunks_exact(height * QUAD).zip(b.as_chunks::<{ QUAD * NR }>().0) {
+            // Widened once for all rows, so that a row is four vectorised loops.
+            let mut columns = [[0i32; NR]; QUAD];
+            for lane in 0..NR {
+                for place in 0..QUAD {
+                    columns[place][lane] = i32::from(b[lane * QUAD + place]);
+                }
+            }
+            for (sums, a) in sums.iter_mut().zip(a.as_chunks::<QUAD>().0) {
+                let [a0, a1, a2, a3] = a.map(i32::from);
+                for lane in 0..NR {
+                    sums[lane] +=
+                        a0 * columns[0][lane] + a1 * columns[1][lane] + a2 * columns[2][lane] + a3 * columns[3][lane];
+                }
+            }
+        }
+    }
+}
+
 /// The scalar twin.
 fn add_group_portable<const P: usize>(part: &Meeting<'_, P>, fresh: bool, tiles: &mut Tiles<P>) {
     for (p, tile) in tiles.iter_mut().enumerate() {
         let mut sums = [[0i32; NR]; MR];
-        for (a, b) in part.a.chunks_exact(part.height * QUAD).zip(part.panels[p].chunks_exact(QUAD * NR)) {
-            for (sums, a) in sums.iter_mut().zip(a.chunks_exact(QUAD)) {
-                for (sum, b) in sums.iter_mut().zip(b.chunks_exact(QUAD)) {
-                    *sum += a.iter().zip(b).map(|(&a, &b)| i32::from(a) * i32::from(b)).sum::<i32>();
-                }
-            }
-        }
+        add_quads(part.a, part.height, part.panels[p], &mut sums);
         for ((tile, sums), row_scale) in tile.iter_mut().zip(&sums).zip(part.row_scales).take(part.height) {
             for (((value, sum), offset), scale) in tile.iter_mut().zip(sums).zip(part.offsets[p]).zip(part.scales[p]) {
                 let product = (sum - offset) as f32 * (row_scale * scale);

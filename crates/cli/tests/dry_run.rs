@@ -86,6 +86,19 @@ fn frozen_parameters_and_those_beside_adapters_are_not_counted_as_trained() {
     assert_eq!(frozen["memory"]["moments"], 8 * trained);
     assert_eq!(frozen["memory"]["weights"], 4 * all);
 
+    // What one of two stages trains is trained.
+    let folder = tempfile::tempdir().unwrap();
+    let staged = json(folder.path(), |recipe| {
+        recipe["optimizer"].as_table_mut().unwrap().remove("num_steps");
+        let stages: toml::Table = toml::from_str(
+            "[[stage]]\nname = 'first'\nnum_steps = 30\n[stage.trainable]\nfreeze = ['embed_tokens', 'lm_head']\n
+             [[stage]]\nname = 'second'\nnum_steps = 30\n[stage.trainable]\nfreeze = ['embed_tokens']\n",
+        )
+        .unwrap();
+        recipe.extend(stages);
+    });
+    assert_eq!(counts(&staged), [all, all - 9803 * 32]);
+
     let folder = tempfile::tempdir().unwrap();
     let adapted = json(folder.path(), |recipe| {
         recipe["unified"].as_table_mut().unwrap().insert("init_from".into(), "models/none".into());

@@ -115,7 +115,7 @@ fn experts(criterion: &mut Criterion) {
     for (name, format) in [("f32", WeightFormat::F32), ("bf16", WeightFormat::Bf16), ("int8", WeightFormat::Int8)] {
         let bank = PackedExperts::new(Weights { w1: &w1, b1: &b1, w2: &w2, b2: &b2 }, shape, format);
         at_levels(criterion, &format!("experts 516 of 8, top 4 {name}"), || {
-            std::hint::black_box(moe::forward_packed(&x, &index, &gates, &bank, Activation::GeluNew, shape));
+            std::hint::black_box(moe::infer_packed(&x, &index, &gates, &bank, Activation::GeluNew, shape));
         });
     }
 }

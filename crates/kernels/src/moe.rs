@@ -81,6 +81,14 @@ impl PackedExperts {
         self.format
     }
 
+    /// Matrix and shift of each layer of an expert.
+    fn layers(&self, expert: usize) -> [(&PackedMatrix, &[f32]); 2] {
+        [(&self.first, &self.b1), (&self.second, &self.b2)].map(|(matrices, shifts)| {
+            let matrix = &matrices[expert];
+            (matrix, &shifts[expert * matrix.cols()..][..matrix.cols()])
+        })
+    }
+
     /// The values as packed: first matrices, first shifts, second matrices, second shifts, as in [`Weights`].
     pub fn unpack(&self) -> [Vec<f32>; 4] {
         let plain = |matrices: &[PackedMatrix]| {
@@ -105,13 +113,27 @@ pub fn forward_packed(
     act: Activation,
     shape: Shape,
 ) -> (Vec<f32>, Vec<Served>) {
-    let layer = |expert: usize, x: &[f32], rows: usize, second: bool| {
-        let (matrices, bias) = if second { (&experts.second, &experts.b2) } else { (&experts.first, &experts.b1) };
-        let matrix = &matrices[expert];
-        let bias = &bias[expert * matrix.cols()..][..matrix.cols()];
-        matrix.forward(Matrix::new(x, rows, matrix.rows()), Some(bias), Activation::None)
+    let run = |expert: usize, rows: &[usize]| {
+        let x = Matrix::new(x, x.len() / shape.width, shape.width);
+        let [(first, b1), (second, b2)] = experts.layers(expert);
+        let before = first.forward_rows(x, rows, Some(b1), Activation::None);
+        let mut hidden = before.clone();
+        activation::forward(&mut hidden, act);
+        let out = second.forward(Matrix::new(&hidden, rows.len(), shape.inner), Some(b2), Activation::None);
+        (before, out)
     };
-    serve(x, index, gates, act, shape, layer)
+    serve(x.len() / shape.width, index, gates, shape, run)
+}
+
+/// The result of [`forward_packed`] alone, for inference: the activation is applied while the first product is put, and nothing is kept.
+pub fn infer_packed(x: &[f32], index: &[i64], gates: &[f32], experts: &PackedExperts, act: Activation, shape: Shape) -> Vec<f32> {
+    let run = |expert: usize, rows: &[usize]| {
+        let x = Matrix::new(x, x.len() / shape.width, shape.width);
+        let [(first, b1), (second, b2)] = experts.layers(expert);
+        let hidden = first.forward_rows(x, rows, Some(b1), act);
+        (Vec::new(), second.forward(Matrix::new(&hidden, rows.len(), shape.inner), Some(b2), Activation::None))
+    };
+    serve(x.len() / shape.width, index, gates, shape, run).0
 }
 
 /// What one expert did: the slots (`row * chosen + choice`) it served, in order of rows, and its inner values before the activation.
@@ -138,10 +160,15 @@ pub struct Gradients {
     pub b2: Vec<f32>,
 }
 
-fn gather(x: &[f32], slots: &[usize], shape: Shape) -> Vec<f32> {
-    let mut out = Vec::with_capacity(slots.len() * shape.width);
-    for slot in slots {
-        out.extend_from_slice(&x[slot / shape.chosen * shape.width..][..shape.width]);
+/// The rows that some slots belong to.
+fn rows_of(slots: &[usize], shape: Shape) -> Vec<usize> {
+    slots.iter().map(|slot| slot / shape.chosen).collect()
+}
+
+fn gather(x: &[f32], rows: &[usize], width: usize) -> Vec<f32> {
+    let mut out = Vec::with_capacity(rows.len() * width);
+    for row in rows {
+        out.extend_from_slice(&x[row * width..][..width]);
     }
     out
 }
@@ -165,18 +192,24 @@ pub fn forward(
         let bias = &bias[expert * num_out..][..num_out];
         new_product(Matrix::new(x, rows, num_in), matrix.t(), Some(bias), precision, false)
     };
-    serve(x, index, gates, act, shape, layer)
+    let run = |expert: usize, rows: &[usize]| {
+        let before = layer(expert, &gather(x, rows, width), rows.len(), false);
+        let mut hidden = before.clone();
+        activation::forward(&mut hidden, act);
+        let out = layer(expert, &hidden, rows.len(), true);
+        (before, out)
+    };
+    serve(x.len() / width, index, gates, shape, run)
 }
 
-/// Sorts rows by expert and gives each expert its own. `layer(expert, x, rows, second)` is what the first or second layer of an expert makes
-/// of the rows of `x`, before the activation.
+/// Sorts `num_rows` rows by expert and gives each expert its own. `run(expert, rows)` gives the inner values that are kept for the backward
+/// pass, and what the expert makes of these rows.
 fn serve(
-    x: &[f32],
+    num_rows: usize,
     index: &[i64],
     gates: &[f32],
-    act: Activation,
     shape: Shape,
-    layer: impl Fn(usize, &[f32], usize, bool) -> Vec<f32> + Sync,
+    run: impl Fn(usize, &[usize]) -> (Vec<f32>, Vec<f32>) + Sync,
 ) -> (Vec<f32>, Vec<Served>) {
     let Shape { width, experts, .. } = shape;
     let mut slots = vec![Vec::new(); experts];
@@ -189,15 +222,11 @@ fn serve(
         .into_par_iter()
         .enumerate()
         .map(|(expert, slots)| {
-            let x = gather(x, &slots, shape);
-            let before = layer(expert, &x, slots.len(), false);
-            let mut hidden = before.clone();
-            activation::forward(&mut hidden, act);
-            let out = layer(expert, &hidden, slots.len(), true);
+            let (before, out) = run(expert, &rows_of(&slots, shape));
             (out, Served { slots, before })
         })
         .unzip();
-    let y = by_row(x.len() / width, &served, shape, |y, slot, expert, place| {
+    let y = by_row(num_rows, &served, shape, |y, slot, expert, place| {
         let (gate, out) = (gates[slot], &outputs[expert][place * width..][..width]);
         y.iter_mut().zip(out).for_each(|(y, out)| *y += gate * out);
     });
@@ -256,8 +285,9 @@ pub fn backward(
         .map(|(expert, (((dw1, db1), (dw2, db2)), Served { slots, before }))| {
             let rows = slots.len();
             let bias2 = &weights.b2[expert * width..][..width];
-            let x = gather(x, slots, shape);
-            let mut dy = gather(dy, slots, shape);
+            let places = rows_of(slots, shape);
+            let x = gather(x, &places, width);
+            let mut dy = gather(dy, &places, width);
             let mut hidden = before.clone();
             activation::forward(&mut hidden, act);
             let weight2 = Matrix::new(&weights.w2[expert * matrix..][..matrix], width, inner);

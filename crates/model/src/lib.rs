@@ -8,6 +8,7 @@ pub mod lora;
 pub mod losses;
 pub mod masks;
 pub mod moe;
+pub mod named;
 pub mod nn;
 pub mod packing;
 pub mod prompts;

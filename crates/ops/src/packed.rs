@@ -209,18 +209,6 @@ impl PackedPassOps for Flex {
     }
 }
 
-fn experts_forward(
-    x: &FlexTensor,
-    index: &FlexTensor,
-    gates: &FlexTensor,
-    bank: &Bank,
-    act: KernelActivation,
-) -> (FlexTensor, Vec<Served>) {
-    let shape = bank.shape(dims::<2>(gates)[1]);
-    let (y, served) = moe::forward_packed(&values(x), &targets(index), &values(gates), bank, act, shape);
-    (tensor(y, dims::<2>(x)), served)
-}
-
 impl PackedOps for Flex {
     fn f2_packed_linear(x: FlexTensor, layer: Arc<Layer>, act: KernelActivation) -> FlexTensor {
         let [rows, _] = dims(&x);
@@ -228,7 +216,9 @@ impl PackedOps for Flex {
     }
 
     fn f2_packed_moe(x: FlexTensor, index: FlexTensor, gates: FlexTensor, bank: Arc<Bank>, act: KernelActivation) -> FlexTensor {
-        experts_forward(&x, &index, &gates, &bank, act).0
+        let shape = bank.shape(dims::<2>(&gates)[1]);
+        let y = moe::infer_packed(&values(&x), &targets(&index), &values(&gates), &bank, act, shape);
+        tensor(y, dims::<2>(&x))
     }
 }
 
@@ -326,7 +316,9 @@ impl<C: CheckpointStrategy> PackedOps for Autodiff<Flex, C> {
     ) -> FloatTensor<Self> {
         let nodes = [x.node(), gates.node()];
         let (x, gates) = (x.into_primitive(), gates.into_primitive());
-        let (y, served) = experts_forward(&x, &index, &gates, &bank, act);
+        let shape = bank.shape(dims::<2>(&gates)[1]);
+        let (y, served) = moe::forward_packed(&values(&x), &targets(&index), &values(&gates), &bank, act, shape);
+        let y = tensor(y, dims::<2>(&x));
         match ExpertsBackward.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(prep) => prep.finish(ExpertsState { x, gates, bank, served, act }, y),
             OpsKind::UnTracked(prep) => prep.finish(y),

@@ -88,6 +88,8 @@ fn experts_and_the_gradients_of_rows_and_gates() {
             let bank = pack_experts(w1.clone(), b1.clone(), w2.clone(), b2.clone(), format);
             let (found, found_dx, found_gates) = run(packed_moe_mlp(x.clone(), index.clone(), gates.clone(), &bank, act));
             let what = format!("{format:?}, {rows} rows");
+            let without_graph = packed_moe_mlp(x.clone().inner(), index.clone(), gates.clone().inner(), &bank, act);
+            assert_eq!(values(without_graph), found, "{what}, for inference");
             assert_near(&found, &y, tolerance, &what);
             assert_near(&found_dx, &dx, tolerance, &what);
             assert_near(&found_gates, &d_gates, tolerance, &what);

@@ -4,9 +4,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use burn::module::{Module, ModuleVisitor, Param};
+use burn::module::{Module, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{Gradients, Tensor};
+use unif2ace_model::named::{VisitNamed, visit_named};
 use unif2ace_ops::{AdamWParams, adamw_step, moving_average, sum_of_squares};
 
 use crate::params::{HostTensor, HostTensors, map_some_parameters, tensor_values};
@@ -35,26 +36,19 @@ pub struct HostGradients {
 /// Takes the gradients of `module`'s parameters out of `gradients`.
 pub fn collect_gradients<M: Module>(module: &M, gradients: Gradients) -> HostGradients {
     struct Collect {
-        path: Vec<String>,
         gradients: GradientsParams,
         out: BTreeMap<String, Vec<f32>>,
     }
-    impl ModuleVisitor for Collect {
-        fn enter_module(&mut self, name: &str, _container: &str) {
-            self.path.push(name.to_owned());
-        }
-        fn exit_module(&mut self, _name: &str, _container: &str) {
-            self.path.pop();
-        }
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+    impl VisitNamed for Collect {
+        fn parameter<const D: usize>(&mut self, path: &str, param: &Param<Tensor<D>>) {
             if let Some(gradient) = self.gradients.remove::<D>(param.id) {
-                self.out.insert(self.path.join("."), tensor_values(gradient));
+                self.out.insert(path.to_owned(), tensor_values(gradient));
             }
         }
     }
     let gradients = GradientsParams::from_grads(gradients, module);
-    let mut collect = Collect { path: Vec::new(), gradients, out: BTreeMap::new() };
-    module.visit(&mut collect);
+    let mut collect = Collect { gradients, out: BTreeMap::new() };
+    visit_named(module, &mut collect);
     HostGradients::new(collect.out)
 }
 

@@ -1,7 +1,8 @@
 //! A module's parameters as named plain vectors: the form that checkpoints, moving averages and the optimiser share.
 
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Tensor, TensorData};
+use unif2ace_model::named::{MapNamed, VisitNamed, map_named, visit_named};
 
 pub use unif2ace_weights::{HostTensor, HostTensors};
 
@@ -20,25 +21,18 @@ pub fn initialize<M: Module>(module: &M) {
 /// Copies all float parameters of a module to the host.
 pub fn parameters<M: Module>(module: &M) -> HostTensors {
     struct Collect {
-        path: Vec<String>,
         out: HostTensors,
     }
-    impl ModuleVisitor for Collect {
-        fn enter_module(&mut self, name: &str, _container: &str) {
-            self.path.push(name.to_owned());
-        }
-        fn exit_module(&mut self, _name: &str, _container: &str) {
-            self.path.pop();
-        }
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+    impl VisitNamed for Collect {
+        fn parameter<const D: usize>(&mut self, path: &str, param: &Param<Tensor<D>>) {
             let tensor = param.val();
             let shape = tensor.dims().to_vec();
             let values = tensor_values(tensor);
-            self.out.insert(self.path.join("."), HostTensor { shape, values });
+            self.out.insert(path.to_owned(), HostTensor { shape, values });
         }
     }
-    let mut collect = Collect { path: Vec::new(), out: HostTensors::new() };
-    module.visit(&mut collect);
+    let mut collect = Collect { out: HostTensors::new() };
+    visit_named(module, &mut collect);
     collect.out
 }
 
@@ -66,20 +60,12 @@ pub fn map_some_parameters<M: Module>(
     change: impl FnMut(&str, &[usize], &mut [f32]),
 ) -> M {
     struct Change<W, F> {
-        path: Vec<String>,
         wanted: W,
         change: F,
     }
-    impl<W: Fn(&str) -> bool, F: FnMut(&str, &[usize], &mut [f32])> ModuleMapper for Change<W, F> {
-        fn enter_module(&mut self, name: &str, _container: &str) {
-            self.path.push(name.to_owned());
-        }
-        fn exit_module(&mut self, _name: &str, _container: &str) {
-            self.path.pop();
-        }
-        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-            let path = self.path.join(".");
-            if !(self.wanted)(&path) {
+    impl<W: Fn(&str) -> bool, F: FnMut(&str, &[usize], &mut [f32])> MapNamed for Change<W, F> {
+        fn parameter<const D: usize>(&mut self, path: &str, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            if !(self.wanted)(path) {
                 return param;
             }
             let (id, tensor, mapper) = param.consume();
@@ -87,7 +73,7 @@ pub fn map_some_parameters<M: Module>(
             let requires_grad = tensor.is_require_grad();
             let shape = tensor.dims();
             let mut values = tensor_values(tensor);
-            (self.change)(&path, &shape, &mut values);
+            (self.change)(path, &shape, &mut values);
             let mut tensor = Tensor::from_data(TensorData::new(values, shape), &device);
             if requires_grad {
                 tensor = tensor.require_grad();
@@ -95,7 +81,7 @@ pub fn map_some_parameters<M: Module>(
             Param::from_mapped_value(id, tensor, mapper)
         }
     }
-    module.map(&mut Change { path: Vec::new(), wanted, change })
+    map_named(module, &mut Change { wanted, change })
 }
 
 /// Values of a float tensor in row-major order, as f32; leaves any graph behind.

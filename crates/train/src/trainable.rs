@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use burn::module::{Module, ModuleMapper, Param};
+use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 use unif2ace_model::lora::is_adapter;
+use unif2ace_model::named::{MapNamed, map_named};
 use unif2ace_weights::named_parameters;
 
 use crate::error::{Result, TrainError};
@@ -87,21 +88,14 @@ pub(crate) fn frozen<M: Module>(recipe: &Recipe, model: &M) -> Result<BTreeSet<S
 /// The model with gradients for all parameters but those at the paths `frozen`.
 pub(crate) fn track_all_but<M: Module>(model: M, frozen: &BTreeSet<String>) -> M {
     struct Track<'a> {
-        path: Vec<String>,
         frozen: &'a BTreeSet<String>,
     }
-    impl ModuleMapper for Track<'_> {
-        fn enter_module(&mut self, name: &str, _container: &str) {
-            self.path.push(name.to_owned());
-        }
-        fn exit_module(&mut self, _name: &str, _container: &str) {
-            self.path.pop();
-        }
-        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-            param.set_require_grad(!self.frozen.contains(&self.path.join(".")))
+    impl MapNamed for Track<'_> {
+        fn parameter<const D: usize>(&mut self, path: &str, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            param.set_require_grad(!self.frozen.contains(path))
         }
     }
-    model.map(&mut Track { path: Vec::new(), frozen })
+    map_named(model, &mut Track { frozen })
 }
 
 #[cfg(test)]

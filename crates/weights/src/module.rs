@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
+use burn::module::{Module, Param, ParamId};
 use burn::tensor::{Tensor, TensorData};
+use unif2ace_model::named::{MapNamed, VisitNamed, map_named, visit_named};
 
 use crate::{FloatType, Problem, Result, SafetensorsWriter, TensorSource, TensorSpec, WeightsError};
 
@@ -21,47 +22,28 @@ pub fn param_id(path: &str) -> ParamId {
 /// Name and shape of every float parameter, in the module's order; nothing is initialised by it.
 pub fn named_parameters<M: Module>(module: &M) -> Vec<(String, Vec<usize>)> {
     struct Names {
-        path: Vec<String>,
         out: Vec<(String, Vec<usize>)>,
     }
-    impl ModuleVisitor for Names {
-        fn enter_module(&mut self, name: &str, _container: &str) {
-            self.path.push(name.to_owned());
-        }
-
-        fn exit_module(&mut self, _name: &str, _container: &str) {
-            self.path.pop();
-        }
-
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            self.out.push((self.path.join("."), param.lazy_shape().to_vec()));
+    impl VisitNamed for Names {
+        fn parameter<const D: usize>(&mut self, path: &str, param: &Param<Tensor<D>>) {
+            self.out.push((path.to_owned(), param.lazy_shape().to_vec()));
         }
     }
-    let mut names = Names { path: Vec::new(), out: Vec::new() };
-    module.visit(&mut names);
+    let mut names = Names { out: Vec::new() };
+    visit_named(module, &mut names);
     names.out
 }
 
 /// The module with ids that follow from the paths; values stay as they are.
 pub fn assign_param_ids<M: Module>(module: M) -> M {
-    struct Assign {
-        path: Vec<String>,
-    }
-    impl ModuleMapper for Assign {
-        fn enter_module(&mut self, name: &str, _container: &str) {
-            self.path.push(name.to_owned());
-        }
-
-        fn exit_module(&mut self, _name: &str, _container: &str) {
-            self.path.pop();
-        }
-
-        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+    struct Assign;
+    impl MapNamed for Assign {
+        fn parameter<const D: usize>(&mut self, path: &str, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
             let (_, tensor, mapper) = param.consume();
-            Param::from_mapped_value(param_id(&self.path.join(".")), tensor, mapper)
+            Param::from_mapped_value(param_id(path), tensor, mapper)
         }
     }
-    module.map(&mut Assign { path: Vec::new() })
+    map_named(module, &mut Assign)
 }
 
 /// How names of a module become names of a source: the first rule whose prefix fits replaces that prefix.
@@ -176,31 +158,21 @@ pub(crate) fn load_some<M: Module>(
     wanted: impl Fn(&str) -> bool,
 ) -> Result<M> {
     struct Load<'a, S, W> {
-        path: Vec<String>,
         source: &'a S,
         names: &'a NameMap,
         wanted: W,
         error: Option<WeightsError>,
     }
-    impl<S: TensorSource, W: Fn(&str) -> bool> ModuleMapper for Load<'_, S, W> {
-        fn enter_module(&mut self, name: &str, _container: &str) {
-            self.path.push(name.to_owned());
-        }
-
-        fn exit_module(&mut self, _name: &str, _container: &str) {
-            self.path.pop();
-        }
-
-        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-            let name = self.path.join(".");
-            if self.error.is_some() || param.lazy_shape().num_elements() == 0 || !(self.wanted)(&name) {
+    impl<S: TensorSource, W: Fn(&str) -> bool> MapNamed for Load<'_, S, W> {
+        fn parameter<const D: usize>(&mut self, path: &str, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            if self.error.is_some() || param.lazy_shape().num_elements() == 0 || !(self.wanted)(path) {
                 return param;
             }
-            match self.source.values_f32(&self.names.source_name(&name)) {
+            match self.source.values_f32(&self.names.source_name(path)) {
                 Ok(values) => {
                     let data = TensorData::new(values, param.lazy_shape());
                     let tensor = Tensor::from_data(data, &param.lazy_device());
-                    param.transform_for_load(tensor, param_id(&name))
+                    param.transform_for_load(tensor, param_id(path))
                 }
                 Err(error) => {
                     self.error = Some(error);
@@ -209,8 +181,8 @@ pub(crate) fn load_some<M: Module>(
             }
         }
     }
-    let mut load = Load { path: Vec::new(), source, names, wanted, error: None };
-    let module = module.map(&mut load);
+    let mut load = Load { source, names, wanted, error: None };
+    let module = map_named(module, &mut load);
     match load.error {
         Some(error) => Err(error),
         None => Ok(module),
@@ -243,38 +215,28 @@ pub fn parameter_specs<M: Module>(module: &M) -> Vec<TensorSpec> {
 /// The first of `take`.
 pub fn for_each_parameter<M: Module>(module: &M, take: impl FnMut(&str, &[f32]) -> Result<()>) -> Result<()> {
     struct Walk<F> {
-        path: Vec<String>,
         take: F,
         error: Option<WeightsError>,
     }
-    impl<F: FnMut(&str, &[f32]) -> Result<()>> ModuleVisitor for Walk<F> {
-        fn enter_module(&mut self, name: &str, _container: &str) {
-            self.path.push(name.to_owned());
-        }
-
-        fn exit_module(&mut self, _name: &str, _container: &str) {
-            self.path.pop();
-        }
-
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+    impl<F: FnMut(&str, &[f32]) -> Result<()>> VisitNamed for Walk<F> {
+        fn parameter<const D: usize>(&mut self, path: &str, param: &Param<Tensor<D>>) {
             if self.error.is_some() {
                 return;
             }
-            let name = self.path.join(".");
             let data = param.val().into_data();
             let result = match data.as_slice::<f32>() {
-                Ok(values) => (self.take)(&name, values),
+                Ok(values) => (self.take)(path, values),
                 Err(_) => {
                     // Parameters that a device keeps in half precision.
                     let values: Vec<f32> = data.iter::<f32>().collect();
-                    (self.take)(&name, &values)
+                    (self.take)(path, &values)
                 }
             };
             self.error = result.err();
         }
     }
-    let mut walk = Walk { path: Vec::new(), take, error: None };
-    module.visit(&mut walk);
+    let mut walk = Walk { take, error: None };
+    visit_named(module, &mut walk);
     match walk.error {
         Some(error) => Err(error),
         None => Ok(()),

@@ -4,6 +4,9 @@
 //! while they are multiplied. Sums of products of integers are exact, so a value depends neither on the rows and columns beside it nor
 //! on the instructions of the CPU, but for the rounding of the final scaling, which is the same everywhere.
 
+mod meeting;
+mod rows;
+
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -14,11 +17,11 @@ use super::amx;
 use super::micro::{self, MR, NR, Target};
 use super::packed::{Element, Part};
 use super::{Cut, Finish, Matrix, Output, SERIAL, Tiling};
-use crate::cpu::{Level, level};
 use crate::lines::Lines;
 use crate::map::MappedFile;
-use crate::simd::{fold, larger, multiversion};
 use crate::store::Store;
+use meeting::Meeting;
+pub(super) use rows::Rows;
 
 /// Values that share a scale.
 pub const GROUP: usize = 512;
@@ -53,18 +56,6 @@ pub struct Int8Matrix {
     offsets: Store<i32>,
 }
 
-/// Rows in 8 bits, in panels of `height` rows: `[panel][unit of depths][height][unit]`, and a scale for each row and group.
-pub(super) struct Rows {
-    values: Lines<u8>,
-    scales: Vec<f32>,
-    height: usize,
-    /// Depths of a row that lie side by side: [`QUAD`], or what a tile register of AMX takes.
-    unit: usize,
-    /// Whole units.
-    depth: usize,
-    groups: usize,
-}
-
 fn scale_of(values: impl Iterator<Item = f32>) -> f32 {
     values.fold(0.0f32, |most, value| most.max(value.abs())) / 127.0
 }
@@ -79,88 +70,6 @@ fn step(value: f32, inverse: f32) -> i32 {
 
 fn inverse(scale: f32) -> f32 {
     if scale > 0.0 { scale.recip() } else { 0.0 }
-}
-
-multiversion! {
-    /// The scale of some values.
-    fn scale_of_row(values: &[f32]) -> f32 {
-        scale_of(fold(values, 0.0, |most, value| larger(most, value.abs())).into_iter())
-    }
-}
-
-multiversion! {
-    fn round_row(values: &[f32], inverse: f32, out: &mut [u8]) {
-        for (out, &value) in out.iter_mut().zip(values) {
-            *out = (step(value, inverse) + OFFSET) as u8;
-        }
-    }
-}
-
-impl Rows {
-    pub(super) fn new(a: &Matrix<'_>) -> Self {
-        let (height, unit) = match a.rows {
-            few @ ..=FEW => (few, QUAD),
-            #[cfg(target_arch = "x86_64")]
-            rows if rows > MR && level() == Level::Amx => (amx::HEIGHT, amx::BLOCK_I8),
-            _ => (MR, QUAD),
-        };
-        let depth = a.cols.next_multiple_of(unit);
-        let groups = a.cols.div_ceil(GROUP);
-        let padded = a.rows.next_multiple_of(height);
-        let mut values = Lines::zeros(padded * depth);
-        let mut scales = vec![0.0; padded * groups];
-        let panel = |(panel, (out, scales)): (usize, (&mut [u8], &mut [f32]))| {
-            let mut gathered = Vec::new();
-            let mut rounded = [OFFSET as u8; GROUP];
-            // Group by group: what the rows of a panel write side by side stays in the first-level cache.
-            for (group, out) in out.chunks_mut(height * GROUP).enumerate() {
-                let columns = group * GROUP..a.cols.min((group + 1) * GROUP);
-                let deep = out.len() / height;
-                rounded[columns.len()..].fill(OFFSET as u8);
-                for place in 0..height.min(a.rows - panel * height) {
-                    let start = (panel * height + place) * a.row_stride;
-                    let row = match a.col_stride {
-                        1 => {
-                            // The rows of a group lie in as many pages; the hint brings 1 to 2% of a product.
-                            #[cfg(target_arch = "x86_64")]
-                            micro::x86::fetch_run(
-                                a.data.as_ptr().wrapping_add(start + a.row_stride + columns.start),
-                                columns.len(),
-                            );
-                            &a.data[start..][columns.clone()]
-                        }
-                        stride => {
-                            gathered.clear();
-                            gathered.extend(columns.clone().map(|column| a.data[start + column * stride]));
-                            &gathered
-                        }
-                    };
-                    let scale = scale_of_row(row);
-                    scales[place * groups + group] = scale;
-                    round_row(row, inverse(scale), &mut rounded);
-                    let rounded = &rounded[..deep];
-                    if unit == QUAD {
-                        // A length that the compiler knows.
-                        for (quad, out) in rounded.chunks_exact(QUAD).zip(out.chunks_exact_mut(height * QUAD)) {
-                            out[place * QUAD..][..QUAD].copy_from_slice(quad);
-                        }
-                    } else {
-                        for (values, out) in rounded.chunks_exact(unit).zip(out.chunks_exact_mut(height * unit)) {
-                            out[place * unit..][..unit].copy_from_slice(values);
-                        }
-                    }
-                }
-            }
-        };
-        if a.rows * a.cols > SERIAL {
-            let out = values.par_chunks_exact_mut(height * depth).zip(scales.par_chunks_exact_mut(height * groups));
-            out.enumerate().for_each(panel);
-        } else {
-            let out = values.chunks_exact_mut(height * depth).zip(scales.chunks_exact_mut(height * groups));
-            out.enumerate().for_each(panel);
-        }
-        Self { values, scales, height, unit, depth, groups }
-    }
 }
 
 impl Int8Matrix {
@@ -473,135 +382,7 @@ impl Int8Matrix {
             scales: std::array::from_fn(|p| &self.scales[group * padded + (panel + p) * NR..][..NR]),
             offsets: std::array::from_fn(|p| &self.offsets[group * padded + (panel + p) * NR..][..NR]),
         };
-        #[cfg(target_arch = "x86_64")]
-        if level() >= Level::Avx512 {
-            // SAFETY: `level` found AVX-512 VNNI on this CPU; the slices above have the lengths of `quads` quads and NR columns.
-            return unsafe { x86::add_group(&part, quads, fresh, tiles) };
-        }
-        add_group_portable(&part, fresh, tiles);
-    }
-}
-
-/// One group of a panel of rows and of P panels of columns.
-struct Meeting<'a, const P: usize> {
-    /// `[quads][height][QUAD]`.
-    a: &'a [u8],
-    height: usize,
-    row_scales: [f32; MR],
-    /// `[quads][NR][QUAD]`.
-    panels: [&'a [i8]; P],
-    scales: [&'a [f32]; P],
-    offsets: [&'a [i32]; P],
-}
-
-multiversion! {
-    /// Adds to the first `height` rows of sums the products of a panel of rows, `[quads][height][QUAD]`, with one of columns,
-    /// `[quads][NR][QUAD]`.
-    fn add_quads(a: &[u8], height: usize, b: &[i8], sums: &mut [[i32; NR]; MR]) {
-        for (a, b) in a.chunks_exact(height * QUAD).zip(b.as_chunks::<{ QUAD * NR }>().0) {
-            // Widened once for all rows, so that a row is four vectorised loops.
-            let mut columns = [[0i32; NR]; QUAD];
-            for lane in 0..NR {
-                for place in 0..QUAD {
-                    columns[place][lane] = i32::from(b[lane * QUAD + place]);
-                }
-            }
-            for (sums, a) in sums.iter_mut().zip(a.as_chunks::<QUAD>().0) {
-                let [a0, a1, a2, a3] = a.map(i32::from);
-                for lane in 0..NR {
-                    sums[lane] +=
-                        a0 * columns[0][lane] + a1 * columns[1][lane] + a2 * columns[2][lane] + a3 * columns[3][lane];
-                }
-            }
-        }
-    }
-}
-
-/// The scalar twin.
-fn add_group_portable<const P: usize>(part: &Meeting<'_, P>, fresh: bool, tiles: &mut Tiles<P>) {
-    for (p, tile) in tiles.iter_mut().enumerate() {
-        let mut sums = [[0i32; NR]; MR];
-        add_quads(part.a, part.height, part.panels[p], &mut sums);
-        for ((tile, sums), row_scale) in tile.iter_mut().zip(&sums).zip(part.row_scales).take(part.height) {
-            for (((value, sum), offset), scale) in tile.iter_mut().zip(sums).zip(part.offsets[p]).zip(part.scales[p]) {
-                let product = (sum - offset) as f32 * (row_scale * scale);
-                *value = if fresh { product } else { *value + product };
-            }
-        }
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-mod x86 {
-    use std::arch::x86_64::*;
-
-    use super::super::micro::x86::fetch;
-    use super::{MR, Meeting, NR, QUAD, Tiles};
-
-    /// Quads that a panel is fetched ahead.
-    const AHEAD: usize = 32;
-
-    /// # Safety
-    /// The CPU has AVX-512 F and VNNI; rows, panels, scales and offsets of `part` have the lengths of `quads` quads and NR columns, and its
-    /// height is MR or at most 4.
-    #[target_feature(enable = "avx512f,avx512vnni")]
-    pub(super) unsafe fn add_group<const P: usize>(part: &Meeting<'_, P>, quads: usize, fresh: bool, tiles: &mut Tiles<P>) {
-        // SAFETY: the caller's promise; each kernel reads as many rows as its name says.
-        unsafe {
-            match part.height {
-                1 => kernel::<1, P>(part, quads, fresh, tiles),
-                2 => kernel::<2, P>(part, quads, fresh, tiles),
-                3 => kernel::<3, P>(part, quads, fresh, tiles),
-                4 => kernel::<4, P>(part, quads, fresh, tiles),
-                _ => kernel::<MR, P>(part, quads, fresh, tiles),
-            }
-        }
-    }
-
-    /// # Safety
-    /// As [`add_group`], the height being ROWS.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512vnni")]
-    unsafe fn kernel<const ROWS: usize, const P: usize>(part: &Meeting<'_, P>, quads: usize, fresh: bool, tiles: &mut Tiles<P>) {
-        let a = part.a.as_ptr();
-        let panels = part.panels.map(<[i8]>::as_ptr);
-        let mut registers = [[[_mm512_setzero_si512(); 2]; P]; ROWS];
-        for quad in 0..quads {
-            // SAFETY: `quad` is below `quads`; the caller's promise; reads are unaligned ones.
-            unsafe {
-                fetch(a.wrapping_add((quad + AHEAD) * ROWS * QUAD));
-                let values = panels.map(|panel| {
-                    let line = panel.add(quad * QUAD * NR);
-                    fetch(line.wrapping_add(AHEAD * QUAD * NR));
-                    fetch(line.wrapping_add(AHEAD * QUAD * NR + 64));
-                    [_mm512_loadu_si512(line.cast()), _mm512_loadu_si512(line.add(QUAD * NR / 2).cast())]
-                });
-                for (row, sums) in registers.iter_mut().enumerate() {
-                    let factor = _mm512_set1_epi32(a.add((quad * ROWS + row) * QUAD).cast::<i32>().read_unaligned());
-                    for (sum, values) in sums.iter_mut().zip(values) {
-                        sum[0] = _mm512_dpbusd_epi32(sum[0], factor, values[0]);
-                        sum[1] = _mm512_dpbusd_epi32(sum[1], factor, values[1]);
-                    }
-                }
-            }
-        }
-        for p in 0..P {
-            for half in 0..2 {
-                // SAFETY: scales, offsets and rows of tiles hold NR values, two vectors.
-                unsafe {
-                    let scale = _mm512_loadu_ps(part.scales[p].as_ptr().add(half * 16));
-                    let offset = _mm512_loadu_si512(part.offsets[p].as_ptr().add(half * 16).cast());
-                    for (row, sums) in registers.iter().enumerate() {
-                        let sum = _mm512_cvtepi32_ps(_mm512_sub_epi32(sums[p][half], offset));
-                        let scale = _mm512_mul_ps(_mm512_set1_ps(part.row_scales[row]), scale);
-                        let out = tiles[p][row].as_mut_ptr().add(half * 16);
-                        let product = _mm512_mul_ps(sum, scale);
-                        let sum = if fresh { product } else { _mm512_add_ps(_mm512_loadu_ps(out), product) };
-                        _mm512_storeu_ps(out, sum);
-                    }
-                }
-            }
-        }
+        part.add(quads, fresh, tiles);
     }
 }
 

@@ -229,6 +229,38 @@ impl PackedMatrix {
         c
     }
 
+    /// [`PackedMatrix::forward`] of the rows of `a` that are named, in that order; where they are rounded to 8 bits nothing else is copied.
+    ///
+    /// # Panics
+    /// As [`PackedMatrix::forward`], and if `a` has no such row.
+    pub(crate) fn forward_rows(&self, a: Matrix<'_>, rows: &[usize], bias: Option<&[f32]>, act: Activation) -> Vec<f32> {
+        assert_eq!(a.cols, self.rows, "inner sizes of a matrix product");
+        if let Panels::Int8(matrix) = &self.panels
+            && self.rows > 0
+        {
+            self.forward_rounded(matrix, &Rows::chosen(&a, rows.len(), |row| rows[row]), rows.len(), bias, act)
+        } else {
+            let mut gathered = Vec::with_capacity(rows.len() * a.cols);
+            rows.iter().for_each(|row| gathered.extend_from_slice(&a.data[row * a.row_stride..][..a.cols]));
+            self.forward(Matrix::new(&gathered, rows.len(), a.cols), bias, act)
+        }
+    }
+
+    /// [`PackedMatrix::forward`] of `m` rows that are rounded to 8 bits.
+    fn forward_rounded(&self, matrix: &Int8Matrix, x: &Rows, m: usize, bias: Option<&[f32]>, act: Activation) -> Vec<f32> {
+        assert!(bias.is_none_or(|bias| bias.len() == self.cols), "one bias a column");
+        let len = m * self.cols;
+        let mut c = Vec::with_capacity(len);
+        let output = Output { start: c.as_mut_ptr(), stride: self.cols };
+        let finish = Finish { onto: bias.map_or(Base::Nothing, Base::Row), act };
+        // SAFETY: there is room for the product, which is added to none of the vector's values; every value of it is written.
+        unsafe {
+            matrix.put_rounded(x, m, output, finish, len * self.rows > SERIAL);
+            c.set_len(len);
+        }
+        c
+    }
+
     /// [`PackedMatrix::forward`] of the same rows through several layers, (matrix, bias, activation) each; rows that are to be rounded to 8
     /// bits are rounded once.
     ///
@@ -242,18 +274,7 @@ impl PackedMatrix {
                 return layer.forward(a, bias, act);
             }
             assert_eq!(a.cols, layer.rows, "inner sizes of a matrix product");
-            assert!(bias.is_none_or(|bias| bias.len() == layer.cols), "one bias a column");
-            let len = a.rows * layer.cols;
-            let mut c = Vec::with_capacity(len);
-            let output = Output { start: c.as_mut_ptr(), stride: layer.cols };
-            let finish = Finish { onto: bias.map_or(Base::Nothing, Base::Row), act };
-            let rows = rounded.get_or_insert_with(|| Rows::new(&a));
-            // SAFETY: there is room for the product, which is added to none of the vector's values; every value of it is written.
-            unsafe {
-                matrix.put_rounded(rows, a.rows, output, finish, len * layer.rows > SERIAL);
-                c.set_len(len);
-            }
-            c
+            layer.forward_rounded(matrix, rounded.get_or_insert_with(|| Rows::new(&a)), a.rows, bias, act)
         };
         layers.iter().map(forward).collect()
     }

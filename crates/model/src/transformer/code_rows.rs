@@ -1,29 +1,22 @@
 //! A start for the rows of image codes when training from scratch.
 
-use burn::module::{Module, ModuleMapper, Param};
+use burn::module::Param;
 use burn::tensor::{Tensor, TensorData};
 
 use super::Unif2ace;
+use crate::named::{MapNamed, map_named};
 
 /// Gives every image code's rows of the embedding and the head a start that follows its bits: `row = sum_i ±b_i` with random vectors b_i, so
 /// that codes which look alike start alike. For training from scratch; without it each of the 8,192 rows must be learned alone.
 pub fn init_code_rows_from_bits(model: Unif2ace, seed: u64) -> Unif2ace {
     struct Rows {
-        path: Vec<String>,
         offset: usize,
         codes: usize,
         seed: u64,
     }
-    impl ModuleMapper for Rows {
-        fn enter_module(&mut self, name: &str, _container: &str) {
-            self.path.push(name.to_owned());
-        }
-        fn exit_module(&mut self, _name: &str, _container: &str) {
-            self.path.pop();
-        }
-        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-            let path = self.path.join(".");
-            let stream = match path.as_str() {
+    impl MapNamed for Rows {
+        fn parameter<const D: usize>(&mut self, path: &str, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            let stream = match path {
                 "showo.model.embed_tokens.weight" => 0,
                 "showo.lm_head.weight" => 1,
                 _ => return param,
@@ -34,7 +27,7 @@ pub fn init_code_rows_from_bits(model: Unif2ace, seed: u64) -> Unif2ace {
     }
     let config = model.config().clone();
     let offset = config.special_ids().image_offset as usize;
-    model.map(&mut Rows { path: Vec::new(), offset, codes: config.codebook_size, seed })
+    map_named(model, &mut Rows { offset, codes: config.codebook_size, seed })
 }
 
 fn code_rows<const D: usize>(tensor: Tensor<D>, offset: usize, codes: usize, seed: u64, image: u64) -> Tensor<D> {

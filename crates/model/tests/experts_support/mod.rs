@@ -3,12 +3,13 @@
 
 use std::collections::BTreeMap;
 
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::module::{Module, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
 use unif2ace_golden::procedural;
 use unif2ace_model::config::{ModelConfig, MoeConfig, MoeLevel};
 use unif2ace_model::moe::ExpertFeatures;
+use unif2ace_model::named::{MapNamed, VisitNamed, map_named, visit_named};
 use unif2ace_model::transformer::Unif2ace;
 
 /// Values by parameter path.
@@ -20,22 +21,14 @@ pub fn values<const D: usize>(x: Tensor<D>) -> Vec<f32> {
 }
 
 struct Fill<F> {
-    path: Vec<String>,
     change: F,
 }
 
-impl<F: FnMut(&str, &[usize], Vec<f32>) -> Vec<f32>> ModuleMapper for Fill<F> {
-    fn enter_module(&mut self, name: &str, _container: &str) {
-        self.path.push(name.to_string());
-    }
-    fn exit_module(&mut self, _name: &str, _container: &str) {
-        self.path.pop();
-    }
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let path = self.path.join(".");
+impl<F: FnMut(&str, &[usize], Vec<f32>) -> Vec<f32>> MapNamed for Fill<F> {
+    fn parameter<const D: usize>(&mut self, path: &str, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let (id, tensor, mapper) = param.consume();
         let (device, tracked, shape) = (tensor.device(), tensor.is_require_grad(), tensor.dims());
-        let changed = (self.change)(&path, &shape, values(tensor));
+        let changed = (self.change)(path, &shape, values(tensor));
         let mut tensor = Tensor::from_data(TensorData::new(changed, shape), &device);
         if tracked {
             tensor = tensor.require_grad();
@@ -46,7 +39,7 @@ impl<F: FnMut(&str, &[usize], Vec<f32>) -> Vec<f32>> ModuleMapper for Fill<F> {
 
 /// The module with every parameter changed.
 pub fn change<M: Module>(module: M, change: impl FnMut(&str, &[usize], Vec<f32>) -> Vec<f32>) -> M {
-    module.map(&mut Fill { path: Vec::new(), change })
+    map_named(module, &mut Fill { change })
 }
 
 /// All parameters.
@@ -73,25 +66,18 @@ pub fn randomised<M: Module>(module: M, scale: f32) -> M {
 /// Gradients by path, after a backward pass.
 pub fn gradients_by_path<M: Module>(module: &M, gradients: Gradients) -> Named {
     struct Collect {
-        path: Vec<String>,
         gradients: GradientsParams,
         out: Named,
     }
-    impl ModuleVisitor for Collect {
-        fn enter_module(&mut self, name: &str, _container: &str) {
-            self.path.push(name.to_string());
-        }
-        fn exit_module(&mut self, _name: &str, _container: &str) {
-            self.path.pop();
-        }
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+    impl VisitNamed for Collect {
+        fn parameter<const D: usize>(&mut self, path: &str, param: &Param<Tensor<D>>) {
             if let Some(gradient) = self.gradients.remove::<D>(param.id) {
-                self.out.insert(self.path.join("."), values(gradient));
+                self.out.insert(path.to_owned(), values(gradient));
             }
         }
     }
-    let mut collect = Collect { path: Vec::new(), gradients: GradientsParams::from_grads(gradients, module), out: Named::new() };
-    module.visit(&mut collect);
+    let mut collect = Collect { gradients: GradientsParams::from_grads(gradients, module), out: Named::new() };
+    visit_named(module, &mut collect);
     collect.out
 }
 

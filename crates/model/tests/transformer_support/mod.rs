@@ -7,12 +7,13 @@ pub mod small;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::module::{Module, Param};
 use burn::tensor::{Device, Gradients, Int, Tensor, TensorData};
 use serde_json::Value;
 use unif2ace_golden::{Tensors, assert_close, json, max_abs_diff};
 use unif2ace_model::config::{ModelConfig, MoeConfig, MoeLevel};
 use unif2ace_model::moe::{ExpertFeatures, Task};
+use unif2ace_model::named::{MapNamed, VisitNamed, map_named, visit_named};
 use unif2ace_model::transformer::{Batch, Features, Input, Positions, Unif2ace};
 
 /// Values by parameter path.
@@ -101,27 +102,19 @@ pub fn network(folder: &Path, level: MoeLevel, device: &Device) -> Unif2ace {
 /// Changes parameters on the host: `change(path, shape, values)`.
 pub fn map_values<M: Module>(module: M, change: impl FnMut(&str, &[usize], &mut [f32])) -> M {
     struct Change<F> {
-        path: Vec<String>,
         change: F,
     }
-    impl<F: FnMut(&str, &[usize], &mut [f32])> ModuleMapper for Change<F> {
-        fn enter_module(&mut self, name: &str, _container: &str) {
-            self.path.push(name.to_owned());
-        }
-        fn exit_module(&mut self, _name: &str, _container: &str) {
-            self.path.pop();
-        }
-        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-            let path = self.path.join(".");
+    impl<F: FnMut(&str, &[usize], &mut [f32])> MapNamed for Change<F> {
+        fn parameter<const D: usize>(&mut self, path: &str, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
             let (id, tensor, mapper) = param.consume();
             let (device, tracked, shape) = (tensor.device(), tensor.is_require_grad(), tensor.dims());
             let mut numbers = values(tensor);
-            (self.change)(&path, &shape, &mut numbers);
+            (self.change)(path, &shape, &mut numbers);
             let tensor = Tensor::from_data(TensorData::new(numbers, shape), &device);
             Param::from_mapped_value(id, if tracked { tensor.require_grad() } else { tensor }, mapper)
         }
     }
-    module.map(&mut Change { path: Vec::new(), change })
+    map_named(module, &mut Change { change })
 }
 
 /// All parameters of a module.
@@ -136,25 +129,18 @@ pub fn parameters<M: Module>(module: &M) -> Named {
 /// The gradients of a module's parameters; those without one are absent.
 pub fn gradients_of<M: Module>(module: &M, gradients: &Gradients) -> Named {
     struct Collect<'a> {
-        path: Vec<String>,
         gradients: &'a Gradients,
         out: Named,
     }
-    impl ModuleVisitor for Collect<'_> {
-        fn enter_module(&mut self, name: &str, _container: &str) {
-            self.path.push(name.to_owned());
-        }
-        fn exit_module(&mut self, _name: &str, _container: &str) {
-            self.path.pop();
-        }
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+    impl VisitNamed for Collect<'_> {
+        fn parameter<const D: usize>(&mut self, path: &str, param: &Param<Tensor<D>>) {
             if let Some(gradient) = param.val().grad(self.gradients) {
-                self.out.insert(self.path.join("."), values(gradient));
+                self.out.insert(path.to_owned(), values(gradient));
             }
         }
     }
-    let mut collect = Collect { path: Vec::new(), gradients, out: Named::new() };
-    module.visit(&mut collect);
+    let mut collect = Collect { gradients, out: Named::new() };
+    visit_named(module, &mut collect);
     collect.out
 }
 

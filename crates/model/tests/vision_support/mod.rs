@@ -1,27 +1,19 @@
 //! Fills a module with named values, for the golden tests of the picture networks.
 #![allow(dead_code)]
 
-use burn::module::{Module, ModuleMapper, Param};
+use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, TensorData};
+use unif2ace_model::named::{MapNamed, map_named};
 
 struct Fill<'a> {
-    path: Vec<String>,
     device: &'a Device,
     value: &'a mut dyn FnMut(&str, &[usize]) -> Vec<f32>,
 }
 
-impl ModuleMapper for Fill<'_> {
-    fn enter_module(&mut self, name: &str, _container: &str) {
-        self.path.push(name.to_string());
-    }
-
-    fn exit_module(&mut self, _name: &str, _container: &str) {
-        self.path.pop();
-    }
-
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+impl MapNamed for Fill<'_> {
+    fn parameter<const D: usize>(&mut self, path: &str, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let shape = param.lazy_shape().to_vec();
-        let values = (self.value)(&self.path.join("."), &shape);
+        let values = (self.value)(path, &shape);
         let tensor = Tensor::from_data(TensorData::new(values, shape), self.device);
         Param::initialized(param.id, tensor)
     }
@@ -29,7 +21,7 @@ impl ModuleMapper for Fill<'_> {
 
 /// The module with `value(name, shape)` in every parameter.
 pub fn fill<M: Module>(module: M, device: &Device, mut value: impl FnMut(&str, &[usize]) -> Vec<f32>) -> M {
-    module.map(&mut Fill { path: Vec::new(), device, value: &mut value })
+    map_named(module, &mut Fill { device, value: &mut value })
 }
 
 /// Names and shapes of all parameters.

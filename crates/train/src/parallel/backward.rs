@@ -6,9 +6,10 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use burn::module::{Module, ModuleVisitor, Param};
+use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use unif2ace_comm::{Communicator, PendingSum};
+use unif2ace_model::named::{VisitNamed, visit_named};
 use unif2ace_ops::{PartialGradients, WatchedGradient, watch_gradient};
 
 use super::Times;
@@ -209,27 +210,20 @@ pub(super) fn added(mut carried: BTreeMap<String, Vec<f32>>, pass: BTreeMap<Stri
 /// A model's parameters that are trained, in the order of their visit.
 pub(super) fn watched<M: Module>(model: &M) -> Vec<Watched> {
     struct Collect {
-        path: Vec<String>,
         out: Vec<Watched>,
     }
-    impl ModuleVisitor for Collect {
-        fn enter_module(&mut self, name: &str, _container: &str) {
-            self.path.push(name.to_owned());
-        }
-        fn exit_module(&mut self, _name: &str, _container: &str) {
-            self.path.pop();
-        }
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+    impl VisitNamed for Collect {
+        fn parameter<const D: usize>(&mut self, path: &str, param: &Param<Tensor<D>>) {
             let tensor = param.val();
             if !tensor.is_require_grad() {
                 return;
             }
-            let (path, num_values) = (self.path.join("."), tensor.shape().num_elements());
+            let (path, num_values) = (path.to_owned(), tensor.shape().num_elements());
             self.out.push(Watched { path, num_values, gradient: watch_gradient(&tensor) });
         }
     }
-    let mut collect = Collect { path: Vec::new(), out: Vec::new() };
-    model.visit(&mut collect);
+    let mut collect = Collect { out: Vec::new() };
+    visit_named(model, &mut collect);
     collect.out
 }
 

@@ -244,6 +244,12 @@ pub(super) unsafe fn bf16_rows<const ROWS: usize>(
             "test {blocks}, {blocks}",
             "jz 23f",
             "22:",
+            // The lines of the block two further on: tile registers are loaded one after the other where another process shares the core.
+            ".set unif2ace_ahead, 4096",
+            ".rept 32",
+            "prefetcht0 [{b} + unif2ace_ahead]",
+            ".set unif2ace_ahead, unif2ace_ahead + 64",
+            ".endr",
             "tileloadd tmm4, [{a} + {length}*1]",
             "tileloadd tmm6, [{b} + {wide}*1]",
             "tileloadd tmm7, [{b} + {wide}*1 + 64]",

@@ -234,7 +234,8 @@ pub(super) unsafe fn bf16_rows<const ROWS: usize>(
     }
     let (blocks, lines) = (depth / BLOCK, depth % BLOCK / 2);
     // SAFETY: the assertion gives the panel its length; the rest of it lies behind its blocks. The loop reads whole blocks of the rows, as the
-    // caller promises, and the stores write `rows` rows of sums. The tile registers are named as clobbered, and released at the end.
+    // caller promises, and the stores write `rows` rows of sums. Prefetches read nothing. The tile registers are named as clobbered, and
+    // released at the end.
     unsafe {
         let rest = (lines > 0).then(|| Rest::new(b.as_ptr().add(blocks * BLOCK * NR).cast(), lines));
         asm!(

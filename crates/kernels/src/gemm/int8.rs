@@ -26,7 +26,7 @@ pub(super) use rows::Rows;
 /// Values that share a scale.
 pub const GROUP: usize = 512;
 /// Products that one instruction sums.
-const QUAD: usize = 4;
+pub(super) const QUAD: usize = 4;
 /// Left factors are stored with this added, as unsigned bytes, which the dot-product instruction wants.
 const OFFSET: i32 = 128;
 /// Panels that are worked on together where rows are few.

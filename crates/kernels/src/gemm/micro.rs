@@ -1,5 +1,7 @@
 //! Micro-kernels: an MR x NR tile of C from one panel of A and one of B.
 
+#[cfg(target_arch = "x86_64")]
+use super::avx2;
 use crate::activation::{self, Activation};
 use crate::cpu::{Level, level};
 
@@ -8,7 +10,7 @@ pub(super) const MR: usize = 12;
 /// Columns of a tile: two vectors of 16.
 pub(super) const NR: usize = 32;
 
-type Tile = [[f32; NR]; MR];
+pub(super) type Tile = [[f32; NR]; MR];
 
 /// Where a tile goes: `height x width` values of a row-major matrix with rows `stride` apart.
 #[derive(Clone, Copy)]
@@ -59,8 +61,8 @@ pub(super) unsafe fn tile_f32(a: &[f32], b: &[f32], depth: usize, target: Target
     let mut tile: Tile = [[0.0; NR]; MR];
     match level() {
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: `level` found AVX2 and FMA on this CPU; all accesses are through slices.
-        Level::Avx2 => unsafe { x86::f32_avx2(a, b, depth, &mut tile) },
+        // SAFETY: `level` found AVX2 and FMA on this CPU; the assertion gives the panels their length.
+        Level::Avx2 => unsafe { avx2::tile_f32(a.as_ptr(), b.as_ptr(), depth, &mut tile) },
         _ => f32_portable(a, b, depth, &mut tile),
     }
     // SAFETY: the caller's promise.
@@ -80,12 +82,7 @@ pub(super) unsafe fn tile_bf16(a: &[u16], b: &[u16], depth: usize, target: Targe
         return unsafe { x86::bf16_avx512(a.as_ptr(), b.as_ptr(), depth / 2, target) };
     }
     let mut tile: Tile = [[0.0; NR]; MR];
-    match level() {
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: `level` found AVX2 and FMA on this CPU; all accesses are through slices.
-        Level::Avx2 => unsafe { x86::bf16_avx2(a, b, depth, &mut tile) },
-        _ => bf16_strips::<false>(a, b, depth, &mut tile),
-    }
+    bf16_portable(a, b, depth, &mut tile);
     // SAFETY: the caller's promise.
     unsafe { store(&tile, target) };
 }
@@ -124,7 +121,6 @@ pub(super) unsafe fn store(tile: &[[f32; NR]], target: Target) {
 }
 
 /// The scalar twin of the f32 kernels.
-#[inline(always)]
 fn f32_portable(a: &[f32], b: &[f32], depth: usize, tile: &mut Tile) {
     for (a, b) in a.chunks_exact(MR).zip(b.chunks_exact(NR)).take(depth) {
         for (row, &factor) in tile.iter_mut().zip(a) {
@@ -136,26 +132,24 @@ fn f32_portable(a: &[f32], b: &[f32], depth: usize, tile: &mut Tile) {
 }
 
 /// Adds to `sums` the products of a pair of bf16 factors with a line of pairs, the first of each before the second, as with unpacked
-/// factors in f32. FUSED asks for fused multiply-add, which is a slow call on CPUs without the instruction.
+/// factors in f32.
 #[inline(always)]
-pub(super) fn add_pairs<const FUSED: bool>(sums: &mut [f32], factors: [u16; 2], line: &[u16]) {
+pub(super) fn add_pairs(sums: &mut [f32], factors: [u16; 2], line: &[u16]) {
     let [first, second] = factors.map(|bits| f32::from_bits(u32::from(bits) << 16));
-    let add = |sum: f32, factor: f32, value: f32| if FUSED { factor.mul_add(value, sum) } else { factor * value + sum };
     for (sum, pair) in sums.iter_mut().zip(line.chunks_exact(2)) {
         let word = u32::from(pair[0]) | u32::from(pair[1]) << 16;
-        *sum = add(add(*sum, first, f32::from_bits(word << 16)), second, f32::from_bits(word & 0xFFFF_0000));
+        *sum = second * f32::from_bits(word & 0xFFFF_0000) + (first * f32::from_bits(word << 16) + *sum);
     }
 }
 
 /// The scalar twin of the bf16 kernels, in strips of three rows and sixteen columns, which is what sixteen registers hold.
-#[inline(always)]
-fn bf16_strips<const FUSED: bool>(a: &[u16], b: &[u16], depth: usize, tile: &mut Tile) {
+fn bf16_portable(a: &[u16], b: &[u16], depth: usize, tile: &mut Tile) {
     for row0 in (0..MR).step_by(3) {
         for col0 in (0..NR).step_by(16) {
             let mut sums = [[0.0f32; 16]; 3];
             for (a, b) in a.chunks_exact(2 * MR).zip(b.chunks_exact(2 * NR)).take(depth / 2) {
                 for (sums, factors) in sums.iter_mut().zip(a[2 * row0..2 * (row0 + 3)].chunks_exact(2)) {
-                    add_pairs::<FUSED>(sums, [factors[0], factors[1]], &b[2 * col0..2 * (col0 + 16)]);
+                    add_pairs(sums, [factors[0], factors[1]], &b[2 * col0..2 * (col0 + 16)]);
                 }
             }
             for (row, sums) in tile[row0..row0 + 3].iter_mut().zip(&sums) {
@@ -169,7 +163,7 @@ fn bf16_strips<const FUSED: bool>(a: &[u16], b: &[u16], depth: usize, tile: &mut
 pub(super) mod x86 {
     use std::arch::x86_64::*;
 
-    use super::{MR, NR, Onto, Target, Tile};
+    use super::{MR, NR, Onto, Target};
 
     /// # Safety
     /// The CPU has AVX-512 F; `target` is as [`super::tile_f32`] wants it.
@@ -299,30 +293,5 @@ pub(super) mod x86 {
         }
         // SAFETY: the caller's promise on the target.
         unsafe { put(&sums, target) };
-    }
-
-    #[target_feature(enable = "avx2,fma")]
-    pub(super) fn bf16_avx2(a: &[u16], b: &[u16], depth: usize, tile: &mut Tile) {
-        super::bf16_strips::<true>(a, b, depth, tile);
-    }
-
-    /// The tile in four strips of three rows and sixteen columns, which is what the sixteen registers hold.
-    #[target_feature(enable = "avx2,fma")]
-    pub(super) fn f32_avx2(a: &[f32], b: &[f32], depth: usize, tile: &mut Tile) {
-        for row0 in (0..MR).step_by(4) {
-            for col0 in (0..NR).step_by(16) {
-                let mut sums = [[0.0f32; 16]; 4];
-                for (a, b) in a.chunks_exact(MR).zip(b.chunks_exact(NR)).take(depth) {
-                    for (sum, &factor) in sums.iter_mut().zip(&a[row0..row0 + 4]) {
-                        for (sum, &value) in sum.iter_mut().zip(&b[col0..col0 + 16]) {
-                            *sum = factor.mul_add(value, *sum);
-                        }
-                    }
-                }
-                for (row, sum) in tile[row0..row0 + 4].iter_mut().zip(&sums) {
-                    row[col0..col0 + 16].copy_from_slice(sum);
-                }
-            }
-        }
     }
 }

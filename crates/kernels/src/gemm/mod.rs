@@ -6,6 +6,8 @@
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
 mod int8;
 mod micro;
 mod pack;
@@ -245,7 +247,7 @@ struct Tiling {
 }
 
 impl Tiling {
-    fn of<T, P: pack::Packing<T>>() -> Self {
+    fn of<L, R, P: pack::Packing<L, R>>() -> Self {
         Self { height: P::HEIGHT, left_bytes: P::LEFT_BYTES, tasks: P::TASKS }
     }
 }
@@ -289,7 +291,7 @@ unsafe fn blocked<T: pack::Number, P: pack::Packing<T>>(
 ) {
     let (n, k) = (b.cols, a.cols);
     let num_panels = n.div_ceil(NR);
-    let cut = Cut::new(a.rows, Tiling::of::<T, P>(), num_panels, k.min(KC) * size_of::<T>(), parallel);
+    let cut = Cut::new(a.rows, Tiling::of::<T, T, P>(), num_panels, k.min(KC) * size_of::<T>(), parallel);
     let work = |b_packed: &mut Lines<T>| {
         for k0 in (0..k).step_by(KC) {
             let depth = KC.min(k - k0);
@@ -315,9 +317,9 @@ unsafe fn blocked<T: pack::Number, P: pack::Packing<T>>(
 /// # Safety
 /// `output` is valid for writes of `a.rows` rows of `n` values, which nobody else has access to, and holds values where the product is added to
 /// them.
-unsafe fn multiply<T: pack::Number, P: pack::Packing<T>>(
+unsafe fn multiply<L: pack::Number, R: pack::Number, P: pack::Packing<L, R>>(
     a: &Matrix<'_>,
-    block: Block<'_, T>,
+    block: Block<'_, R>,
     output: Output,
     n: usize,
     finish: Finish<'_>,
@@ -329,7 +331,7 @@ unsafe fn multiply<T: pack::Number, P: pack::Packing<T>>(
     let (first_block, last_block) = (block.k0 == 0, block.k0 + block.depth == a.cols);
     let padded = packing.padded_depth(block.depth);
     let a_stride = packing.left_depth(block.depth) * P::HEIGHT;
-    let multiply_rows = |task: usize, a_packed: &mut Lines<T>| {
+    let multiply_rows = |task: usize, a_packed: &mut Lines<L>| {
         let row0 = task / cut.column_tasks * cut.rows;
         let rows = cut.rows.min(m - row0);
         let len = rows.div_ceil(P::HEIGHT) * a_stride;

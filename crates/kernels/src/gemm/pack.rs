@@ -3,8 +3,6 @@
 use std::cell::Cell;
 use std::thread::LocalKey;
 
-use half::bf16;
-
 use super::Matrix;
 #[cfg(target_arch = "x86_64")]
 use super::amx;
@@ -12,14 +10,15 @@ use super::micro::{self, MR, NR, Target};
 use crate::activation::Activation;
 use crate::cpu::{Level, level};
 use crate::lines::Lines;
+use crate::simd::multiversion;
 
 /// Element of panels.
 pub(super) trait Number: bytemuck::Pod + Send + Sync {}
 
 impl<T: bytemuck::Pod + Send + Sync> Number for T {}
 
-/// How panels of element type T are laid out, and the kernel that multiplies them.
-pub(super) trait Packing<T>: Copy + Send + Sync {
+/// How panels of A, of elements L, and of B, of elements R, are laid out, and the kernel that multiplies them.
+pub(super) trait Packing<L, R = L>: Copy + Send + Sync {
     /// Rows in a panel of A, and of a tile of C.
     const HEIGHT: usize = MR;
     /// Bytes of A that one task works on at a time: about what the second-level cache holds. More rows a task read B less often, which is
@@ -34,29 +33,29 @@ pub(super) trait Packing<T>: Copy + Send + Sync {
         self.padded_depth(depth)
     }
     /// Packs HEIGHT rows of `a` from `row0`, columns `k0 .. k0 + depth`.
-    fn rows(&self, a: &Matrix<'_>, k0: usize, depth: usize, row0: usize, out: &mut [T]);
+    fn rows(&self, a: &Matrix<'_>, k0: usize, depth: usize, row0: usize, out: &mut [L]);
     /// Packs all panels of a strip, the first from row `row0`.
-    fn strip_rows(&self, a: &Matrix<'_>, k0: usize, depth: usize, row0: usize, out: &mut [T]) {
+    fn strip_rows(&self, a: &Matrix<'_>, k0: usize, depth: usize, row0: usize, out: &mut [L]) {
         for (panel, out) in out.chunks_exact_mut(self.left_depth(depth) * Self::HEIGHT).enumerate() {
             self.rows(a, k0, depth, row0 + panel * Self::HEIGHT, out);
         }
     }
     /// Packs NR columns of `b` from `col0`, rows `k0 .. k0 + depth`.
-    fn columns(&self, b: &Matrix<'_>, k0: usize, depth: usize, col0: usize, out: &mut [T]);
+    fn columns(&self, b: &Matrix<'_>, k0: usize, depth: usize, col0: usize, out: &mut [R]);
     /// Memory of this thread for panels, with what was there before.
-    fn memory<R>(&self, work: impl FnOnce(&mut Lines<T>) -> R) -> R;
+    fn memory<O>(&self, work: impl FnOnce(&mut Lines<L>) -> O) -> O;
     /// As [`Packing::memory`], for panels of B.
-    fn right_memory<R>(&self, work: impl FnOnce(&mut Lines<T>) -> R) -> R;
+    fn right_memory<O>(&self, work: impl FnOnce(&mut Lines<R>) -> O) -> O;
     /// Multiplies two panels into a tile.
     ///
     /// # Safety
     /// `target` is valid for writes, and nobody else has access to its values.
-    unsafe fn tile(&self, a: &[T], b: &[T], depth: usize, target: Target);
+    unsafe fn tile(&self, a: &[L], b: &[R], depth: usize, target: Target);
     /// Multiplies panels of A, as [`Packing::strip_rows`] packs them, with one of B: panel i into `target(i)`, which is then activated.
     ///
     /// # Safety
     /// As [`Packing::tile`], for each target; their tiles are disjoint.
-    unsafe fn strip(&self, a: &[T], b: &[T], depth: usize, target: impl Fn(usize) -> Target, act: Activation) {
+    unsafe fn strip(&self, a: &[L], b: &[R], depth: usize, target: impl Fn(usize) -> Target, act: Activation) {
         for (i, a_panel) in a.chunks_exact(self.left_depth(depth) * Self::HEIGHT).enumerate() {
             // SAFETY: the caller's promise.
             unsafe {
@@ -77,15 +76,22 @@ pub(super) struct F32 {
 #[derive(Clone, Copy)]
 pub(super) struct Bf16Pairs;
 
-fn rounded(value: f32) -> f32 {
-    bf16::from_f32(value).to_f32()
-}
+/// Panels of B as [`Bf16Pairs`] has them, for CPUs without that instruction: one is widened to f32 while all panels of A meet it, which are
+/// rounded values in f32.
+#[derive(Clone, Copy)]
+pub(super) struct Widened;
 
 /// Bits of the nearest bfloat16 (ties to even). Values here are finite; a NaN stays a NaN because its quiet bit survives.
 #[inline(always)]
 fn bf16_bits(value: f32) -> u16 {
     let bits = value.to_bits();
     ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16) as u16
+}
+
+/// The nearest bfloat16, see [`bf16_bits`].
+#[inline(always)]
+fn rounded(value: f32) -> f32 {
+    f32::from_bits(u32::from(bf16_bits(value)) << 16)
 }
 
 /// The part of a matrix that a panel holds: `lanes` rows (or columns) from `lane0`, `depth` values of each from `k0`.
@@ -184,6 +190,7 @@ thread_local! {
     static NARROW: Cell<Lines<u16>> = Cell::default();
     static WIDE_RIGHT: Cell<Lines<f32>> = Cell::default();
     static NARROW_RIGHT: Cell<Lines<u16>> = Cell::default();
+    static WIDENED: Cell<Lines<f32>> = Cell::default();
 }
 
 /// Lends what a thread keeps; a task within a task has memory of its own.
@@ -283,6 +290,58 @@ impl Packing<u16> for Bf16Pairs {
     unsafe fn tile(&self, a: &[u16], b: &[u16], depth: usize, target: Target) {
         // SAFETY: the caller's promise.
         unsafe { micro::tile_bf16(a, b, depth, target) };
+    }
+}
+
+multiversion! {
+    /// A panel of pairs of depths as depths in f32.
+    fn widen(pairs: &[u16], out: &mut [f32]) {
+        for (pairs, out) in pairs.as_chunks::<{ 2 * NR }>().0.iter().zip(out.as_chunks_mut::<{ 2 * NR }>().0) {
+            let (first, second) = out.split_at_mut(NR);
+            for (lane, pair) in pairs.as_chunks::<2>().0.iter().enumerate() {
+                let word = u32::from(pair[0]) | u32::from(pair[1]) << 16;
+                first[lane] = f32::from_bits(word << 16);
+                second[lane] = f32::from_bits(word & 0xFFFF_0000);
+            }
+        }
+    }
+}
+
+impl Packing<f32, u16> for Widened {
+    fn memory<O>(&self, work: impl FnOnce(&mut Lines<f32>) -> O) -> O {
+        lend(&WIDE, work)
+    }
+
+    fn right_memory<O>(&self, work: impl FnOnce(&mut Lines<u16>) -> O) -> O {
+        lend(&NARROW_RIGHT, work)
+    }
+
+    fn padded_depth(&self, depth: usize) -> usize {
+        depth.next_multiple_of(2)
+    }
+
+    fn rows(&self, a: &Matrix<'_>, k0: usize, depth: usize, row0: usize, out: &mut [f32]) {
+        let (values, padding) = out.split_at_mut(depth * MR);
+        F32 { round: true }.rows(a, k0, depth, row0, values);
+        padding.fill(0.0);
+    }
+
+    fn columns(&self, b: &Matrix<'_>, k0: usize, depth: usize, col0: usize, out: &mut [u16]) {
+        Bf16Pairs.columns(b, k0, depth, col0, out);
+    }
+
+    unsafe fn tile(&self, a: &[f32], b: &[u16], depth: usize, target: Target) {
+        // SAFETY: the caller's promise.
+        unsafe { self.strip(a, b, depth, |_| target, Activation::None) };
+    }
+
+    unsafe fn strip(&self, a: &[f32], b: &[u16], depth: usize, target: impl Fn(usize) -> Target, act: Activation) {
+        lend(&WIDENED, |wide| {
+            wide.reserve(depth * NR);
+            widen(&b[..depth * NR], &mut wide[..depth * NR]);
+            // SAFETY: the caller's promise.
+            unsafe { F32 { round: true }.strip(a, &wide[..depth * NR], depth, target, act) };
+        });
     }
 }
 

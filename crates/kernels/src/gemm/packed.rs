@@ -313,6 +313,9 @@ impl PackedMatrix {
                 Panels::Bf16(values) if level() == Level::Amx => {
                     by_panels(&a, values, output, n, finish, parallel, pack::Bf16Tiles)
                 }
+                Panels::Bf16(values) if level() < Level::Avx512 && m > rows::MAX_ROWS => {
+                    by_blocks(&a, values, output, n, finish, parallel, pack::Widened)
+                }
                 Panels::Bf16(values) => by_panels(&a, values, output, n, finish, parallel, pack::Bf16Pairs),
                 Panels::Int8(matrix) => matrix.put_product(a, output, finish, parallel),
             }
@@ -335,7 +338,22 @@ unsafe fn by_panels<T: Number, P: FewRows<T>>(
         // SAFETY: the caller's promise.
         return unsafe { small::from_panels(a, panels, n, output, finish, parallel, packing) };
     }
-    let cut = Cut::new(a.rows, Tiling::of::<T, P>(), n.div_ceil(NR), a.cols.min(KC) * size_of::<T>(), parallel);
+    // SAFETY: the caller's promise.
+    unsafe { by_blocks(a, panels, output, n, finish, parallel, packing) };
+}
+
+/// # Safety
+/// As [`multiply`].
+unsafe fn by_blocks<L: Number, R: Number, P: Packing<L, R>>(
+    a: &Matrix<'_>,
+    panels: &[R],
+    output: Output,
+    n: usize,
+    finish: Finish<'_>,
+    parallel: bool,
+    packing: P,
+) {
+    let cut = Cut::new(a.rows, Tiling::of::<L, R, P>(), n.div_ceil(NR), a.cols.min(KC) * size_of::<L>(), parallel);
     let stride = packing.padded_depth(a.cols) * NR;
     for k0 in (0..a.cols).step_by(KC) {
         let block = Block { panels, start: k0 * NR, stride, k0, depth: KC.min(a.cols - k0) };

@@ -42,9 +42,9 @@ pub(super) fn rows_f32(x: Rows<'_, f32>, start: usize, panels: &[&[f32]], depth:
         // SAFETY: `level` found AVX-512 on this CPU; `check` has found the lengths right.
         Level::Avx512 | Level::Amx => unsafe { x86::rows_f32(x, start, panels, depth, sums) },
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: `level` found AVX2 and FMA on this CPU; all accesses are through slices.
-        Level::Avx2 => unsafe { x86::rows_avx2(x, start, panels, depth, sums) },
-        _ => lanes::<false>(x, start, panels, depth, sums),
+        // SAFETY: `level` found AVX2 and FMA on this CPU; `check` has found the lengths right.
+        Level::Avx2 => unsafe { x86::rows_f32_avx2(x, start, panels, depth, sums) },
+        _ => lanes(x, start, panels, depth, sums),
     }
 }
 
@@ -57,9 +57,9 @@ pub(super) fn rows_bf16(x: Rows<'_, u16>, start: usize, panels: &[&[u16]], depth
         // SAFETY: `level` found AVX-512 BF16 on this CPU; `check` and the assertion have found the lengths right.
         Level::Avx512 | Level::Amx => unsafe { x86::rows_bf16(x, start, panels, depth, sums) },
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: `level` found AVX2 and FMA on this CPU; all accesses are through slices.
+        // SAFETY: `level` found AVX2 and FMA on this CPU; `check` and the assertion have found the lengths right.
         Level::Avx2 => unsafe { x86::rows_bf16_avx2(x, start, panels, depth, sums) },
-        _ => pairs::<false>(x, start, panels, depth, sums),
+        _ => pairs(x, start, panels, depth, sums),
     }
 }
 
@@ -78,28 +78,26 @@ pub(super) unsafe fn rows_amx(x: Rows<'_, u16>, start: usize, panels: &[&[u16]],
 }
 
 /// The scalar twin of the bf16 kernels, see [`lanes`].
-#[inline(always)]
-fn pairs<const FUSED: bool>(x: Rows<'_, u16>, start: usize, panels: &[&[u16]], depth: usize, sums: &mut Sums) {
+fn pairs(x: Rows<'_, u16>, start: usize, panels: &[&[u16]], depth: usize, sums: &mut Sums) {
     for (panel, sums) in panels.iter().zip(sums) {
         for (x, out) in x.values.chunks_exact(x.length).zip(sums) {
             let mut sums = *out;
             for (x, panel) in x[start..start + depth].chunks_exact(2).zip(panel.chunks_exact(2 * NR)) {
-                micro::add_pairs::<FUSED>(&mut sums, [x[0], x[1]], panel);
+                micro::add_pairs(&mut sums, [x[0], x[1]], panel);
             }
             *out = sums;
         }
     }
 }
 
-/// The scalar twin. FUSED asks for fused multiply-add, which is a slow call on CPUs without the instruction.
-#[inline(always)]
-fn lanes<const FUSED: bool>(x: Rows<'_, f32>, start: usize, panels: &[&[f32]], depth: usize, sums: &mut Sums) {
+/// The scalar twin.
+fn lanes(x: Rows<'_, f32>, start: usize, panels: &[&[f32]], depth: usize, sums: &mut Sums) {
     for (panel, sums) in panels.iter().zip(sums) {
         for (x, out) in x.values.chunks_exact(x.length).zip(sums) {
             let mut sums = *out;
             for (&factor, values) in x[start..start + depth].iter().zip(panel.chunks_exact(NR)) {
                 for (sum, &value) in sums.iter_mut().zip(values) {
-                    *sum = if FUSED { factor.mul_add(value, *sum) } else { factor * value + *sum };
+                    *sum += factor * value;
                 }
             }
             *out = sums;
@@ -111,20 +109,58 @@ fn lanes<const FUSED: bool>(x: Rows<'_, f32>, start: usize, panels: &[&[f32]], d
 mod x86 {
     use std::arch::x86_64::*;
 
+    use super::super::avx2;
     use super::super::micro::x86::fetch;
     use super::{NR, Rows, Sums};
 
     /// Depths that panels are fetched ahead: the processor's own prefetching starts anew at each page.
     const AHEAD: usize = 32;
 
-    #[target_feature(enable = "avx2,fma")]
-    pub(super) fn rows_avx2(x: Rows<'_, f32>, start: usize, panels: &[&[f32]], depth: usize, sums: &mut Sums) {
-        super::lanes::<true>(x, start, panels, depth, sums);
+    /// Rows that an AVX2 kernel takes at a time with one panel: its registers hold no more sums.
+    const FEW: usize = 3;
+
+    /// Calls an AVX2 kernel on one row and both panels, or on up to three rows and a panel.
+    macro_rules! by_three {
+        ($kernel:path, $count:expr, $panels:expr, $sums:expr, $x:expr, $length:expr, $depth:expr) => {{
+            let [first, second] = &mut *$sums;
+            if let (1, [a, b]) = ($count, $panels) {
+                let sums = [[&mut first[0]], [&mut second[0]]];
+                $kernel($x, $length, [a.as_ptr().cast(), b.as_ptr().cast()], $depth, sums);
+            } else {
+                for (panel, sums) in $panels.iter().zip([first, second]) {
+                    let panel = [panel.as_ptr().cast()];
+                    for (row0, sums) in (0..$count).step_by(FEW).zip(sums[..$count].chunks_mut(FEW)) {
+                        let x = $x.add(row0 * $length);
+                        match sums {
+                            [a, b, c] => $kernel(x, $length, panel, $depth, [[a, b, c]]),
+                            [a, b] => $kernel(x, $length, panel, $depth, [[a, b]]),
+                            [a] => $kernel(x, $length, panel, $depth, [[a]]),
+                            _ => {}
+                        }
+                    }
+                }
+            }
+        }};
     }
 
+    /// # Safety
+    /// The CPU has AVX2 and FMA, and [`Rows::check`] holds.
     #[target_feature(enable = "avx2,fma")]
-    pub(super) fn rows_bf16_avx2(x: Rows<'_, u16>, start: usize, panels: &[&[u16]], depth: usize, sums: &mut Sums) {
-        super::pairs::<true>(x, start, panels, depth, sums);
+    pub(super) unsafe fn rows_f32_avx2(x: Rows<'_, f32>, start: usize, panels: &[&[f32]], depth: usize, sums: &mut Sums) {
+        // SAFETY: `start` lies in the rows, and so do the rows from `row0`; the rest is the caller's promise.
+        unsafe { by_three!(avx2::rows_f32, x.count(), panels, sums, x.values.as_ptr().add(start), x.length, depth) }
+    }
+
+    /// # Safety
+    /// The CPU has AVX2 and FMA, [`Rows::check`] holds, and the sizes are even.
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) unsafe fn rows_bf16_avx2(x: Rows<'_, u16>, start: usize, panels: &[&[u16]], depth: usize, sums: &mut Sums) {
+        let count = x.count();
+        // SAFETY: as above.
+        unsafe {
+            let words = x.values.as_ptr().add(start).cast::<i32>();
+            by_three!(avx2::rows_bf16, count, panels, sums, words, x.length / 2, depth / 2)
+        }
     }
 
     /// Calls the kernel of the number of rows: on both panels at once if the registers hold the sums.

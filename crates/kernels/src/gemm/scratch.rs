@@ -102,7 +102,7 @@ unsafe fn blocks<T: Number, P: Packing<T>>(
     finish: Finish<'_>,
     packing: P,
 ) {
-    let cut = Cut::new(a.rows, Tiling::of::<T, P>(), n.div_ceil(NR), a.cols.min(KC) * size_of::<T>(), false);
+    let cut = Cut::new(a.rows, Tiling::of::<T, T, P>(), n.div_ceil(NR), a.cols.min(KC) * size_of::<T>(), false);
     let stride = packing.padded_depth(a.cols) * NR;
     for k0 in (0..a.cols).step_by(KC) {
         let block = Block { panels, start: k0 * NR, stride, k0, depth: KC.min(a.cols - k0) };

@@ -1,8 +1,13 @@
 //! One group of depths of a panel of rows and of panels of columns in 8 bits, into tiles.
 
+#[cfg(target_arch = "x86_64")]
+use super::super::avx2;
+#[cfg(target_arch = "x86_64")]
+use super::GROUP;
 use super::{MR, NR, QUAD, Tiles};
 #[cfg(target_arch = "x86_64")]
-use crate::cpu::{Level, level};
+use crate::cpu::Level;
+use crate::cpu::level;
 use crate::simd::multiversion;
 
 /// One group of a panel of rows and of P panels of columns.
@@ -29,42 +34,61 @@ impl<const P: usize> Meeting<'_, P> {
             // SAFETY: `level` found AVX-512 VNNI on this CPU; the slices have the lengths that are asserted above.
             return unsafe { x86::add_group(self, quads, fresh, tiles) };
         }
-        add_group_portable(self, fresh, tiles);
-    }
-}
-
-multiversion! {
-    /// Adds to the first `height` rows of sums the products of a panel of rows, `[quads][height][QUAD]`, with one of columns,
-    /// `[quads][NR][QUAD]`.
-    fn add_quads(a: &[u8], height: usize, b: &[i8], sums: &mut [[i32; NR]; MR]) {
-        for (a, b) in a.chunks_exact(height * QUAD).zip(b.as_chunks::<{ QUAD * NR }>().0) {
-            // Widened once for all rows, so that a row is four vectorised loops.
-            let mut columns = [[0i32; NR]; QUAD];
-            for lane in 0..NR {
-                for place in 0..QUAD {
-                    columns[place][lane] = i32::from(b[lane * QUAD + place]);
+        for p in 0..P {
+            let mut sums = [[0; NR]; MR];
+            match level() {
+                #[cfg(target_arch = "x86_64")]
+                Level::Avx2 => {
+                    assert!(quads <= GROUP / QUAD);
+                    // SAFETY: `level` found AVX2 on this CPU; the height and the lengths are asserted above.
+                    unsafe { avx2::int8(self.a, self.height, self.panels[p].as_ptr(), quads, &mut sums) };
+                    self.scale(p, &sums, false, fresh, &mut tiles[p]);
                 }
-            }
-            for (sums, a) in sums.iter_mut().zip(a.as_chunks::<QUAD>().0) {
-                let [a0, a1, a2, a3] = a.map(i32::from);
-                for lane in 0..NR {
-                    sums[lane] +=
-                        a0 * columns[0][lane] + a1 * columns[1][lane] + a2 * columns[2][lane] + a3 * columns[3][lane];
+                _ => {
+                    add_quads(self.a, self.height, self.panels[p], &mut sums);
+                    self.scale(p, &sums, true, fresh, &mut tiles[p]);
                 }
             }
         }
     }
+
+    /// Adds the sums of panel p, scaled, to its tile; `offset` tells whether they have in them what [`super::OFFSET`] adds.
+    fn scale(&self, p: usize, sums: &[[i32; NR]; MR], offset: bool, fresh: bool, tile: &mut [[f32; NR]; MR]) {
+        let mut offsets = [0; NR];
+        if offset {
+            offsets.copy_from_slice(&self.offsets[p][..NR]);
+        }
+        for ((tile, sums), &row_scale) in tile.iter_mut().zip(sums).zip(&self.row_scales).take(self.height) {
+            scale_row(tile, sums, &offsets, row_scale, self.scales[p], fresh);
+        }
+    }
 }
 
-/// The scalar twin.
-fn add_group_portable<const P: usize>(part: &Meeting<'_, P>, fresh: bool, tiles: &mut Tiles<P>) {
-    for (p, tile) in tiles.iter_mut().enumerate() {
-        let mut sums = [[0i32; NR]; MR];
-        add_quads(part.a, part.height, part.panels[p], &mut sums);
-        for ((tile, sums), row_scale) in tile.iter_mut().zip(&sums).zip(part.row_scales).take(part.height) {
-            for (((value, sum), offset), scale) in tile.iter_mut().zip(sums).zip(part.offsets[p]).zip(part.scales[p]) {
-                let product = (sum - offset) as f32 * (row_scale * scale);
-                *value = if fresh { product } else { *value + product };
+multiversion! {
+    /// Adds a row of sums to a row of a tile.
+    fn scale_row(tile: &mut [f32; NR], sums: &[i32; NR], offsets: &[i32; NR], row_scale: f32, scales: &[f32], fresh: bool) {
+        for (((value, sum), offset), scale) in tile.iter_mut().zip(sums).zip(offsets).zip(scales) {
+            let product = (sum - offset) as f32 * (row_scale * scale);
+            *value = if fresh { product } else { *value + product };
+        }
+    }
+}
+
+/// The scalar twin: adds to the first `height` rows of sums the products of a panel of rows, `[quads][height][QUAD]`, with one of columns,
+/// `[quads][NR][QUAD]`.
+fn add_quads(a: &[u8], height: usize, b: &[i8], sums: &mut [[i32; NR]; MR]) {
+    for (a, b) in a.chunks_exact(height * QUAD).zip(b.as_chunks::<{ QUAD * NR }>().0) {
+        // Widened once for all rows, so that a row is four vectorised loops.
+        let mut columns = [[0i32; NR]; QUAD];
+        for lane in 0..NR {
+            for place in 0..QUAD {
+                columns[place][lane] = i32::from(b[lane * QUAD + place]);
+            }
+        }
+        for (sums, a) in sums.iter_mut().zip(a.as_chunks::<QUAD>().0) {
+            let [a0, a1, a2, a3] = a.map(i32::from);
+            for lane in 0..NR {
+                sums[lane] += a0 * columns[0][lane] + a1 * columns[1][lane] + a2 * columns[2][lane] + a3 * columns[3][lane];
             }
         }
     }

@@ -9,6 +9,7 @@ mod common;
 
 use std::time::Instant;
 
+use common::tiny_run::TinyRun;
 use common::{PROMPT, error_of, output_of, root, text, unif2ace};
 use unif2ace_diffusion::MASKED;
 use unif2ace_diffusion::sampler::{Sampler, SamplerConfig};
@@ -18,6 +19,7 @@ use unif2ace_model::transformer::Features;
 use unif2ace_pipeline::{
     AnswerOptions, DeviceName, EditOptions, GenerateOptions, GridRequest, Pipeline, PipelineOptions, ScoreOptions, open_device,
 };
+use unif2ace_train::{Outcome, Recipe, Session, run_on};
 
 /// Largest difference of a logit, as a part of the largest logit.
 const TOLERANCE: f32 = 1e-3;
@@ -175,4 +177,45 @@ fn weights_that_only_the_cpu_has_are_refused_and_auto_takes_the_cpu() {
     let args = ["generate", PROMPT, "-o", text(&path), "--num-inference-steps", "1", "--dtype", "bf16", "--device", "auto"];
     let auto = unif2ace().args(args).output().unwrap();
     assert!(auto.status.success(), "{}", String::from_utf8_lossy(&auto.stderr));
+}
+
+/// Losses and gradient norms.
+fn numbers(run: &TinyRun) -> Vec<f32> {
+    let lines = run.metrics();
+    let number = |line: &serde_json::Value, name| line[name].as_f64().map(|number| number as f32);
+    lines.iter().flat_map(|line| ["loss", "grad_norm"].map(|name| number(line, name))).flatten().collect()
+}
+
+#[test]
+fn training_agrees_and_goes_on_with_other_devices() {
+    let folders = [(); 3].map(|()| tempfile::tempdir().unwrap());
+    let [cpu, vulkan, both] = folders.each_ref().map(|folder| TinyRun::shareable(folder.path(), 4));
+    cpu.command(false).assert().success();
+    let start = Instant::now();
+    vulkan.command(false).args(["--device", "vulkan"]).assert().success();
+    eprintln!("four steps of training in {:.1} s", start.elapsed().as_secs_f32());
+    close("losses and gradient norms of training", &numbers(&cpu), &numbers(&vulkan));
+
+    // Two ranks on Vulkan take the first two steps (here they share the first device), one on the CPU the others.
+    TinyRun::shareable(folders[2].path(), 2);
+    let recipe = Recipe::read(&both.folder.join("recipe.toml")).unwrap();
+    let device = open_device(DeviceName::Vulkan).unwrap();
+    let session = Session { quiet: true, ..Session::default() };
+    assert_eq!(run_on(&recipe, session, vec![device; 2]).unwrap(), Outcome::Finished);
+    TinyRun::shareable(folders[2].path(), 4).command(true).assert().success();
+    close("training on two ranks, then on the CPU", &numbers(&cpu), &numbers(&both));
+}
+
+#[test]
+fn what_only_the_cpu_trains_is_refused_and_auto_takes_the_cpu() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = TinyRun::new(folder.path(), |recipe| {
+        recipe["run"].as_table_mut().unwrap().insert("precision".into(), "bf16".into());
+        recipe["optimizer"]["num_steps"] = 1.into();
+    });
+    let recipe = run.folder.join("recipe.toml");
+    let error = error_of(&["train", text(&recipe), "--quiet", "--device", "vulkan"]);
+    assert!(error.contains("bf16") && error.contains("--device cpu"), "{error}");
+    assert!(!run.path("metrics.jsonl").exists());
+    run.command(false).args(["--device", "auto"]).assert().success();
 }

@@ -84,13 +84,11 @@ impl PendingSum {
     }
 }
 
-/// The element-wise sum of the ranks' values, added in the order of the ranks.
-fn in_order<'a>(mut parts: impl Iterator<Item = &'a [f32]>) -> Vec<f32> {
-    let mut sum = parts.next().map(<[f32]>::to_vec).unwrap_or_default();
-    for part in parts {
-        sum.iter_mut().zip(part).for_each(|(sum, value)| *sum += value);
-    }
-    sum
+/// Number of this process among those that a launcher started on this machine, from 0; 0 where there is no launcher.
+pub fn local_rank() -> usize {
+    // Set by Open MPI's mpirun, by Slurm, by MPICH's launchers, and by Intel's.
+    let names = ["OMPI_COMM_WORLD_LOCAL_RANK", "SLURM_LOCALID", "MPI_LOCALRANKID", "PMI_LOCAL_RANK"];
+    names.into_iter().find_map(|name| std::env::var(name).ok()?.parse().ok()).unwrap_or(0)
 }
 
 /// The ranks that this process was started with: one, or those of `mpirun`, `srun --mpi=pmix` and their like.

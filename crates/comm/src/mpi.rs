@@ -13,7 +13,7 @@ use mpi::datatype::PartitionMut;
 use mpi::request::{Request, Scope, scope};
 use mpi::topology::{Communicator as _, SimpleCommunicator};
 
-use crate::{CommError, Communicator, PendingSum, Result, Sum, in_order};
+use crate::{CommError, Communicator, PendingSum, Result, Sum};
 
 /// Between two looks at a message on its way: a rank that only looked would take a core from the computation.
 const PAUSE: Duration = Duration::from_micros(20);
@@ -163,4 +163,13 @@ impl Server {
         drop(parts);
         starts.iter().zip(&lengths).map(|(&start, &length)| all[start as usize..][..length as usize].to_vec()).collect()
     }
+}
+
+/// The element-wise sum of the ranks' values, added in the order of the ranks.
+fn in_order<'a>(mut parts: impl Iterator<Item = &'a [f32]>) -> Vec<f32> {
+    let mut sum = parts.next().map(<[f32]>::to_vec).unwrap_or_default();
+    for part in parts {
+        sum.iter_mut().zip(part).for_each(|(sum, value)| *sum += value);
+    }
+    sum
 }

@@ -57,49 +57,67 @@ impl FromStr for DeviceName {
     }
 }
 
-/// A Vulkan device, and whether it is a software one.
-type Found = (Device, bool);
+/// Devices, and whether they are software ones.
+struct Found {
+    devices: Vec<Device>,
+    are_software: bool,
+}
 
-/// The first Vulkan device of this machine, GPUs before software ones; none in a build without them. It is brought up here: a driver that
-/// refuses is an error, where the first tensor on it would end the process.
-fn vulkan_device(software: bool) -> Result<Option<Found>> {
-    #[cfg(feature = "vulkan")]
-    {
-        static OPENED: Mutex<Option<Found>> = Mutex::new(None);
-        let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
-        let gpus = [DeviceKind::DiscreteGpu(0), DeviceKind::IntegratedGpu(0), DeviceKind::VirtualGpu(0)];
-        for kind in gpus.into_iter().chain(software.then_some(DeviceKind::Cpu)) {
-            if opened.is_some() {
-                break;
-            }
-            let is_software = kind == DeviceKind::Cpu;
-            match Device::wgpu_options().device_kind(kind).graphics_api(WgpuBackend::Vulkan).init() {
-                Ok(device) => *opened = Some((device, is_software)),
-                Err(WgpuInitError::AdapterUnavailable { .. }) => {}
-                Err(error) => {
-                    return Err(PipelineError::Device {
-                        found: DeviceName::Vulkan.to_string(),
-                        reason: error.to_string(),
-                        hint: "try a newer driver; --device cpu works everywhere",
-                    });
-                }
-            }
-        }
-        Ok(opened.clone().filter(|(_, is_software)| software || !is_software))
+/// A Vulkan device of this machine, `None` where there is no such one. It is brought up here, once a process: a driver that refuses is an
+/// error, where the first tensor on it would end the process.
+#[cfg(feature = "vulkan")]
+fn vulkan_device(kind: DeviceKind) -> Result<Option<Device>> {
+    static OPENED: Mutex<Vec<(DeviceKind, Device)>> = Mutex::new(Vec::new());
+    let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((_, device)) = opened.iter().find(|(known, _)| *known == kind) {
+        return Ok(Some(device.clone()));
     }
-    #[cfg(not(feature = "vulkan"))]
-    {
-        let _ = software;
-        Ok(None)
+    match Device::wgpu_options().device_kind(kind.clone()).graphics_api(WgpuBackend::Vulkan).init() {
+        Ok(device) => {
+            opened.push((kind, device.clone()));
+            Ok(Some(device))
+        }
+        Err(WgpuInitError::AdapterUnavailable { .. }) => Ok(None),
+        Err(error) => Err(PipelineError::Device {
+            found: DeviceName::Vulkan.to_string(),
+            reason: error.to_string(),
+            hint: "try a newer driver; --device cpu works everywhere",
+        }),
     }
 }
 
-/// The CUDA devices of this machine; none in a build without them.
-fn cuda_devices() -> Vec<Device> {
+/// The first Vulkan devices of this machine, at most `count`: GPUs, else, if asked for, the software one. None in a build without them.
+fn vulkan_devices(software: bool, count: usize) -> Result<Found> {
+    #[cfg_attr(not(feature = "vulkan"), expect(unused_mut))]
+    let mut found = Found { devices: Vec::new(), are_software: false };
+    #[cfg(feature = "vulkan")]
+    {
+        let gpus: [fn(usize) -> DeviceKind; 3] = [DeviceKind::DiscreteGpu, DeviceKind::IntegratedGpu, DeviceKind::VirtualGpu];
+        for kind in gpus {
+            for index in 0..count - found.devices.len() {
+                let Some(device) = vulkan_device(kind(index))? else { break };
+                found.devices.push(device);
+            }
+        }
+        if found.devices.is_empty() && software {
+            found.devices.extend(vulkan_device(DeviceKind::Cpu)?);
+            found.are_software = true;
+        }
+    }
+    #[cfg(not(feature = "vulkan"))]
+    let _ = (software, count);
+    Ok(found)
+}
+
+/// The first CUDA devices of this machine, at most `count`; none in a build without them.
+fn cuda_devices(count: usize) -> Vec<Device> {
     #[cfg(feature = "cuda")]
-    return Device::enumerate(DeviceType::Cuda).into_iter().collect();
+    return Device::enumerate(DeviceType::Cuda).into_iter().take(count).collect();
     #[cfg(not(feature = "cuda"))]
-    Vec::new()
+    {
+        let _ = count;
+        Vec::new()
+    }
 }
 
 /// Opens a device.
@@ -107,7 +125,51 @@ fn cuda_devices() -> Vec<Device> {
 /// # Errors
 /// When the build has no such backend, or the machine no such device.
 pub fn open(name: DeviceName) -> Result<Device> {
-    let missing = |built: bool| PipelineError::Device {
+    let mut devices = at_most(name, 1)?;
+    devices.pop().ok_or_else(|| missing(name))
+}
+
+/// Opens `count` devices, at least one. On the CPU they all are the same one.
+///
+/// # Errors
+/// When the build has no such backend, or the machine fewer devices.
+pub fn open_several(name: DeviceName, count: usize) -> Result<Vec<Device>> {
+    let devices = at_most(name, count.max(1))?;
+    match devices.len() {
+        0 => Err(missing(name)),
+        found if found < count => Err(PipelineError::Device {
+            found: name.to_string(),
+            reason: format!("expected {count} devices, this machine has {found}"),
+            hint: "ask for as many devices as there are",
+        }),
+        _ => Ok(devices),
+    }
+}
+
+/// Opens the device of one of several processes on this machine, which are counted from 0: the one of its number, or the only one that it
+/// sees, where a launcher shows each process its own.
+///
+/// # Errors
+/// When the build has no such backend, or the machine too few devices.
+pub fn open_nth(name: DeviceName, process: usize) -> Result<Device> {
+    let mut devices = at_most(name, process + 1)?;
+    match devices.len() {
+        0 => Err(missing(name)),
+        found if found == process + 1 || found == 1 => devices.pop().ok_or_else(|| missing(name)),
+        found => Err(PipelineError::Device {
+            found: name.to_string(),
+            reason: format!("process {process} of this machine has no device of its own: there are {found}"),
+            hint: "start as many processes on a machine as it has devices",
+        }),
+    }
+}
+
+fn missing(name: DeviceName) -> PipelineError {
+    let built = match name {
+        DeviceName::Cuda => cfg!(feature = "cuda"),
+        _ => cfg!(feature = "vulkan"),
+    };
+    PipelineError::Device {
         found: name.to_string(),
         reason: if built { "this machine has no such device" } else { "this build has no such backend" }.into(),
         hint: match (built, name) {
@@ -116,30 +178,35 @@ pub fn open(name: DeviceName) -> Result<Device> {
             (false, DeviceName::Cuda) => "build with --features cuda, or use --device cpu",
             (false, _) => "build with --features vulkan, or use --device cpu",
         },
-    };
+    }
+}
+
+/// The first devices, at most `count`; none where there is none.
+fn at_most(name: DeviceName, count: usize) -> Result<Vec<Device>> {
     match name {
-        DeviceName::Cpu => Ok(Device::flex()),
+        DeviceName::Cpu => Ok(vec![Device::flex(); count]),
         DeviceName::Vulkan => {
-            let (device, is_software) = vulkan_device(true)?.ok_or_else(|| missing(cfg!(feature = "vulkan")))?;
-            if is_software {
+            let Found { devices, are_software } = vulkan_devices(true, count)?;
+            if are_software && !devices.is_empty() {
                 tracing::warn!("the only Vulkan device is a software one: --device cpu is faster");
             }
-            Ok(device)
+            Ok(devices)
         }
-        DeviceName::Cuda => cuda_devices().into_iter().next().ok_or_else(|| missing(cfg!(feature = "cuda"))),
+        DeviceName::Cuda => Ok(cuda_devices(count)),
         DeviceName::Auto => {
-            if let Some(device) = cuda_devices().into_iter().next() {
-                return Ok(device);
+            let devices = cuda_devices(count);
+            if !devices.is_empty() {
+                return Ok(devices);
             }
-            match vulkan_device(false) {
-                Ok(Some((device, _))) => return Ok(device),
+            match vulkan_devices(false, count) {
+                Ok(found) if !found.devices.is_empty() => return Ok(found.devices),
                 Err(error) => tracing::warn!("computing on the CPU: {error}"),
-                Ok(None) if cfg!(any(feature = "vulkan", feature = "cuda")) => {
+                Ok(_) if cfg!(any(feature = "vulkan", feature = "cuda")) => {
                     tracing::warn!("no GPU was found: computing on the CPU");
                 }
-                Ok(None) => {}
+                Ok(_) => {}
             }
-            Ok(Device::flex())
+            Ok(vec![Device::flex(); count])
         }
     }
 }
@@ -156,6 +223,21 @@ mod tests {
         }
         let error = "tpu".parse::<DeviceName>().unwrap_err().to_string();
         assert!(error.contains("tpu") && error.contains("vulkan") && error.contains("hint"), "{error}");
+    }
+
+    #[test]
+    fn the_cpu_is_there_as_often_as_asked_for() {
+        assert_eq!(open_several(DeviceName::Cpu, 3).unwrap(), vec![Device::flex(); 3]);
+        assert_eq!(open_nth(DeviceName::Cpu, 2).unwrap(), Device::flex());
+    }
+
+    #[cfg(feature = "vulkan")]
+    #[test]
+    fn more_devices_than_there_are_are_refused_with_their_number() {
+        let one = open(DeviceName::Vulkan).unwrap();
+        let error = open_several(DeviceName::Vulkan, 99).unwrap_err().to_string();
+        assert!(error.contains("expected 99 devices, this machine has"), "{error}");
+        assert_eq!(open_several(DeviceName::Vulkan, 1).unwrap(), [one]);
     }
 
     #[test]

@@ -26,7 +26,7 @@ mod score;
 
 pub use answer::{AnswerOptions, CAPTION_REQUEST, PictureContext};
 pub use denoise::{Denoiser, GridRequest};
-pub use device::{DeviceName, open as open_device};
+pub use device::{DeviceName, open as open_device, open_nth as open_nth_device, open_several as open_devices};
 pub use error::{PipelineError, Result};
 pub use extend::ExtendOptions;
 pub use generate::{EditOptions, GenerateOptions, Progress};

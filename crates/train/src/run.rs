@@ -8,6 +8,7 @@ use unif2ace_model::vq::Vq;
 
 use crate::batches::ImageStore;
 use crate::checkpoint::Checkpoints;
+use crate::devices::{self, first_weights};
 use crate::error::{Result, TrainError};
 use crate::export;
 use crate::features;
@@ -24,15 +25,16 @@ use crate::trainer::{self, Outcome, Session};
 const NUM_HELD_OUT: usize = 128;
 const NUM_HELD_OUT_FEATURED: usize = 256;
 
-/// Trains what the recipe names and writes it into the recipe's model folder.
+/// Trains what the recipe names on the session's device and writes it into the recipe's model folder.
 ///
 /// # Errors
 /// Anything that [`TrainError`] names; the last checkpoint stays.
 pub fn run(recipe: &Recipe, session: Session) -> Result<Outcome> {
+    devices::check(recipe, &session.device)?;
     parallel::check(&*session.ranks, recipe)?;
     let leads = session.ranks.leads();
-    let device = Device::flex().autodiff();
-    device.seed(recipe.run.seed);
+    let seed = recipe.run.seed;
+    let device = session.device.clone().autodiff();
     if let Some(vq) = &recipe.vq {
         let side = vq.config.resolution;
         let mut objective = tasks::vq::VqObjective {
@@ -40,10 +42,10 @@ pub fn run(recipe: &Recipe, session: Session) -> Result<Outcome> {
             train: images(recipe, "train", recipe.data.limit, side)?,
             held_out: images(recipe, "val", NUM_HELD_OUT, side)?,
             batch_size: recipe.optimizer()?.batch_size,
-            seed: recipe.run.seed,
+            seed,
             device: device.clone(),
         };
-        let model = Vq::new(&vq.config, &device).map_err(data)?;
+        let model = first_weights(&device, seed, |device| Vq::new(&vq.config, device).map_err(data))?;
         let (model, outcome) = trainer::train(recipe, &mut objective, model, session)?;
         if outcome == Outcome::Finished {
             export::write_part(&recipe.run.export, "vq", &model, &vq.config)?;
@@ -61,10 +63,10 @@ pub fn run(recipe: &Recipe, session: Session) -> Result<Outcome> {
             sides: tasks::face::sides(Schema::get()),
             batch_size: recipe.optimizer()?.batch_size,
             ranks: session.ranks.clone(),
-            seed: recipe.run.seed,
+            seed,
             device: device.clone(),
         };
-        let model = FaceNet::new(&config, &device).map_err(data)?;
+        let model = first_weights(&device, seed, |device| FaceNet::new(&config, device).map_err(data))?;
         let (model, outcome) = trainer::train(recipe, &mut objective, model, session)?;
         if outcome == Outcome::Finished && leads {
             export::write_part(&recipe.run.export, "face", &model, &config)?;
@@ -80,10 +82,10 @@ pub fn run(recipe: &Recipe, session: Session) -> Result<Outcome> {
             paraphrase_fraction: clip.paraphrase_fraction,
             max_shift: clip.max_shift,
             batch_size: recipe.optimizer()?.batch_size,
-            seed: recipe.run.seed,
+            seed,
             device: device.clone(),
         };
-        let mut model = Clip::new(&clip.config, &device).map_err(data)?;
+        let mut model = first_weights(&device, seed, |device| Clip::new(&clip.config, device).map_err(data))?;
         if let Some(path) = &clip.init_vision_from {
             let source = unif2ace_weights::SafetensorsDir::open(path).map_err(data)?;
             let heads = unif2ace_weights::NameMap::identity()
@@ -176,15 +178,17 @@ fn train_unified(
         device: device.clone(),
         read: Vec::new(),
     };
-    let model = Unif2ace::new(&unified.config, device).map_err(data)?;
-    let model = match &unified.init_from {
-        Some(folder) => lora::load_base(model, folder)?,
-        None => init_code_rows_from_bits(model, recipe.run.seed),
-    };
-    let model = match &recipe.lora {
-        Some(config) => lora::attach(recipe, config, model)?,
-        None => model,
-    };
+    let model = first_weights(device, recipe.run.seed, |device| {
+        let model = Unif2ace::new(&unified.config, device).map_err(data)?;
+        let model = match &unified.init_from {
+            Some(folder) => lora::load_base(model, folder)?,
+            None => init_code_rows_from_bits(model, recipe.run.seed),
+        };
+        match &recipe.lora {
+            Some(config) => lora::attach(recipe, config, model),
+            None => Ok(model),
+        }
+    })?;
     let model = model.with_recompute(unified.recompute);
     let (model, outcome) = trainer::train(recipe, &mut objective, model, session)?;
     Ok((Some(model), outcome))

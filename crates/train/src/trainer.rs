@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use burn::module::Module;
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor};
 use serde_json::{Map, json};
 use unif2ace_comm::{Communicator, Single};
 
@@ -100,11 +100,13 @@ pub struct Session {
     pub ranks: Arc<dyn Communicator>,
     /// Follows the run in place of the progress bar.
     pub reporter: Option<Arc<dyn Reporter>>,
+    /// Where this rank computes.
+    pub device: Device,
 }
 
 impl Default for Session {
     fn default() -> Self {
-        Self { resume: false, quiet: false, ranks: Arc::new(Single), reporter: None }
+        Self { resume: false, quiet: false, ranks: Arc::new(Single), reporter: None, device: Device::flex() }
     }
 }
 

@@ -1,8 +1,10 @@
 //! `unif2ace train`.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use unif2ace_pipeline::{DeviceName, open_devices, open_nth_device};
 use unif2ace_train::{Outcome as TrainOutcome, Recipe, Session};
 
 use super::plot;
@@ -24,6 +26,12 @@ pub struct TrainArgs {
     /// Folder of the training data, in place of the recipe's.
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
+    /// Where to compute: cpu, and vulkan or cuda in builds with them; auto takes a GPU where there is one and the recipe can use it.
+    #[arg(long, default_value = "cpu")]
+    device: DeviceName,
+    /// Train on the first N of these devices, each with its share of the rows.
+    #[arg(long, value_name = "N", default_value = "1")]
+    num_devices: NonZeroUsize,
     /// No progress bar.
     #[arg(long, short)]
     quiet: bool,
@@ -58,7 +66,15 @@ pub fn run(args: &TrainArgs) -> Outcome {
         let plan = unif2ace_train::plan(&recipe)?;
         return say(&if args.json { serde_json::to_string_pretty(&plan)? } else { plan.to_string() });
     }
+    let device = match args.device {
+        DeviceName::Auto if unif2ace_train::needs_cpu(&recipe).is_some() => DeviceName::Cpu,
+        device => device,
+    };
     let ranks = unif2ace_train::connect()?;
+    let devices = match (ranks.world_size(), args.num_devices.get()) {
+        (2.., 1) => vec![open_nth_device(device, unif2ace_train::local_rank())?],
+        (_, count) => open_devices(device, count)?,
+    };
     let dashboard = match args.dashboard && ranks.leads() {
         true if dashboard::is_possible() => {
             Some(Dashboard::open(format!("{}: {}", path.display(), recipe.run.output.display()), &recipe.run.output)?)
@@ -70,7 +86,8 @@ pub fn run(args: &TrainArgs) -> Outcome {
         false => None,
     };
     let reporter = dashboard.as_ref().map(Dashboard::reporter);
-    let result = unif2ace_train::run(&recipe, Session { resume: args.resume, quiet: args.quiet, ranks: ranks.clone(), reporter });
+    let session = Session { resume: args.resume, quiet: args.quiet, ranks: ranks.clone(), reporter, ..Session::default() };
+    let result = unif2ace_train::run_on(&recipe, session, devices);
     // The terminal is given back before anything more is said.
     drop(dashboard);
     if let (Err(error), true) = (&result, ranks.world_size() > 1) {

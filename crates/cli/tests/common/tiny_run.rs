@@ -36,6 +36,16 @@ impl TinyRun {
         Self { folder }
     }
 
+    /// A run of `num_steps` steps whose rows two ranks can share.
+    pub fn shareable(folder: &Path, num_steps: i64) -> Self {
+        Self::new(folder, |recipe| {
+            recipe["run"]["checkpoint_every"] = 2.into();
+            recipe["optimizer"]["batch_size"] = 4.into();
+            recipe["optimizer"]["num_steps"] = num_steps.into();
+            recipe["optimizer"]["schedule"] = "constant".into();
+        })
+    }
+
     /// `unif2ace train` of the recipe.
     pub fn command(&self, resume: bool) -> Command {
         let mut command = unif2ace();

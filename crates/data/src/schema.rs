@@ -55,7 +55,7 @@ const fn hidden(attribute: Attribute) -> Attribute {
 }
 
 #[rustfmt::skip]
-const ATTRIBUTES: &[Attribute] = &[
+static ATTRIBUTES: &[Attribute] = &[
     classes("gender", &["female", "male"]),
     classes("age", &["child", "young adult", "middle-aged", "senior"]),
     classes("skin_tone", &["very fair", "light", "tan", "brown", "dark"]),

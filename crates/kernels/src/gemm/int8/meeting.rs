@@ -34,7 +34,7 @@ impl<const P: usize> Meeting<'_, P> {
             // SAFETY: `level` found AVX-512 VNNI on this CPU; the slices have the lengths that are asserted above.
             return unsafe { x86::add_group(self, quads, fresh, tiles) };
         }
-        for p in 0..P {
+        for (p, tile) in tiles.iter_mut().enumerate() {
             let mut sums = [[0; NR]; MR];
             match level() {
                 #[cfg(target_arch = "x86_64")]
@@ -42,11 +42,11 @@ impl<const P: usize> Meeting<'_, P> {
                     assert!(quads <= GROUP / QUAD);
                     // SAFETY: `level` found AVX2 on this CPU; the height and the lengths are asserted above.
                     unsafe { avx2::int8(self.a, self.height, self.panels[p].as_ptr(), quads, &mut sums) };
-                    self.scale(p, &sums, false, fresh, &mut tiles[p]);
+                    self.scale(p, &sums, false, fresh, tile);
                 }
                 _ => {
                     add_quads(self.a, self.height, self.panels[p], &mut sums);
-                    self.scale(p, &sums, true, fresh, &mut tiles[p]);
+                    self.scale(p, &sums, true, fresh, tile);
                 }
             }
         }

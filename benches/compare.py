@@ -23,6 +23,8 @@ BENCH, PRODUCT = (ROOT / "target/release" / name for name in ("unif2ace-bench", 
 THREADS = "2"
 # The references recompute the same work at each step and token, so a few of them tell the rest.
 REFERENCE_STEPS, REFERENCE_TOKENS = 3, 4
+# With --few everybody does so many.
+FEW_STEPS, FEW_TOKENS = 2, 3
 # On CPUs without instructions for bf16 PyTorch's products in it take eight times as long as in f32: there all rivals are in f32.
 HAS_BF16 = any(flag in open("/proc/cpuinfo").read() for flag in ("avx512_bf16", "amx_bf16"))
 STRONG = "strong bf16" if HAS_BF16 else "strong f32"
@@ -142,23 +144,30 @@ def machine() -> dict:
     return {"cpu": cpu, "threads": int(THREADS), "rust": rust, "torch": torch.__version__, "python": platform.python_version()}
 
 
-def compare(folder: Path, rounds: int) -> dict:
+def compare(folder: Path, rounds: int, few: bool) -> dict:
     case, config = (json.loads((folder / path).read_text()) for path in ("case/case.json", "f32/config.json"))
     steps, tokens = case["num_inference_steps"], case["max_new_tokens"]
     turns, result = Turns(rounds), {"machine": machine(), "rounds": rounds}
+    # What the references are asked for, and everybody else.
+    reference = {"generate": {"num_inference_steps": REFERENCE_STEPS}, "answer": {"max_new_tokens": REFERENCE_TOKENS}}
+    whole = {"generate": {}, "answer": {}}
+    if few:
+        reference = whole = {"generate": {"num_inference_steps": FEW_STEPS}, "answer": {"max_new_tokens": FEW_TOKENS}}
+        result["few"] = {"steps": FEW_STEPS, "tokens": FEW_TOKENS}
 
     say("equality: float32, the same random numbers")
     ours_f32, torch_f32 = ours(folder, "f32"), theirs(folder, "float32")
-    pair = [ours_f32.ask("generate"), torch_f32.ask("generate", rival="reference")]
-    texts = [ours_f32.ask("answer", max_new_tokens=12), torch_f32.ask("answer", rival="reference", max_new_tokens=12)]
+    pair = [ours_f32.ask("generate", **whole["generate"]), torch_f32.ask("generate", rival="reference", **whole["generate"])]
+    asked = {"max_new_tokens": 12} | whole["answer"]
+    texts = [ours_f32.ask("answer", **asked), torch_f32.ask("answer", rival="reference", **asked)]
     result["equal"] = {
-        f"codes of a picture, {steps} steps": same(pair[0]["codes"], pair[1]["codes"]),
+        f"codes of a picture, {FEW_STEPS if few else steps} steps": same(pair[0]["codes"], pair[1]["codes"]),
         "tokens of an answer": same(texts[0]["tokens"], texts[1]["tokens"]),
     }
     say(str(result["equal"]))
 
     pixels = {}
-    for side in (256, 512):
+    for side in (256,) if few else (256, 512):
         entries = {
             "ours": (ours_f32, "vq", {"side": side}),
             "reference": (torch_f32, "vq", {"rival": "reference", "side": side}),
@@ -177,28 +186,28 @@ def compare(folder: Path, rounds: int) -> dict:
     torch_best = theirs(folder, "bfloat16") if HAS_BF16 else torch_f32
     processes = {"ours bf16": ours(folder, "bf16"), "ours int8": ours(folder, "int8")}
 
-    def entries(work: str, key: str, few: int) -> dict:
+    def entries(work: str) -> dict:
         everyone = {
-            "reference f32": (torch_f32, work, {"rival": "reference", key: few}),
-            "ours bf16": (processes["ours bf16"], work, {}),
-            "reference bf16": (torch_best, work, {"rival": "reference", key: few}),
-            "ours int8": (processes["ours int8"], work, {}),
-            STRONG: (torch_best, work, {"rival": "strong"}),
+            "reference f32": (torch_f32, work, {"rival": "reference"} | reference[work]),
+            "ours bf16": (processes["ours bf16"], work, whole[work]),
+            "reference bf16": (torch_best, work, {"rival": "reference"} | reference[work]),
+            "ours int8": (processes["ours int8"], work, whole[work]),
+            STRONG: (torch_best, work, {"rival": "strong"} | whole[work]),
         }
         return {name: entry for name, entry in everyone.items() if name in (*processes, *RIVALS)}
 
     # Each pays its page faults and first allocations before it is timed.
-    for process, work, request in entries("generate", "num_inference_steps", 1).values():
+    for process, work, request in entries("generate").values():
         process.ask(work, **request | {"num_inference_steps": 1})
-    replies = turns.run("picture", entries("generate", "num_inference_steps", REFERENCE_STEPS))
+    replies = turns.run("picture", entries("generate"))
     result["picture seconds"] = {name: whole_picture(all, steps) for name, all in replies.items()}
     result["step seconds"] = {name: median(s for reply in all for s in reply["step_seconds"][1:]) for name, all in replies.items()}
     result["equal"]["codes, ours bf16 and reference f32"] = same(replies["ours bf16"][0]["codes"], pair[1]["codes"])
     result["equal"][f"codes, {STRONG} and reference f32"] = same(replies[STRONG][0]["codes"], pair[1]["codes"])
 
-    for process, work, request in entries("answer", "max_new_tokens", 1).values():
+    for process, work, request in entries("answer").values():
         process.ask(work, **request | {"max_new_tokens": 2})
-    replies = turns.run("answer", entries("answer", "max_new_tokens", REFERENCE_TOKENS))
+    replies = turns.run("answer", entries("answer"))
     result["answer seconds"] = {name: whole_answer(all, tokens) for name, all in replies.items()}
     result["token seconds"] = {name: token_seconds(all) for name, all in replies.items()}
 
@@ -247,10 +256,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder for the model, about 22 GB")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--few", action="store_true", help="for slow machines: few steps and tokens of everybody, multiplied; no 512 px")
     parser.add_argument("--json", type=Path, default=Path("compare.json"))
     args = parser.parse_args()
     prepare(args.work)
-    result = compare(args.work, args.rounds)
+    result = compare(args.work, args.rounds, args.few)
     args.json.write_text(json.dumps(result, indent=1) + "\n")
     print(table(result))
 

@@ -312,6 +312,28 @@ unsafe fn blocked<T: pack::Number, P: pack::Packing<T>>(
     packing.right_memory(work);
 }
 
+/// A product whose panels of B are packed, each in full depth.
+///
+/// # Safety
+/// As [`multiply`].
+unsafe fn by_blocks<L: pack::Number, R: pack::Number, P: pack::Packing<L, R>>(
+    a: &Matrix<'_>,
+    panels: &[R],
+    output: Output,
+    n: usize,
+    finish: Finish<'_>,
+    parallel: bool,
+    packing: P,
+) {
+    let cut = Cut::new(a.rows, Tiling::of::<L, R, P>(), n.div_ceil(NR), a.cols.min(KC) * size_of::<L>(), parallel);
+    let stride = packing.padded_depth(a.cols) * NR;
+    for k0 in (0..a.cols).step_by(KC) {
+        let block = Block { panels, start: k0 * NR, stride, k0, depth: KC.min(a.cols - k0) };
+        // SAFETY: the caller's promise; blocks after the first are added to what the first has written.
+        unsafe { multiply(a, block, output, n, finish, cut, packing) };
+    }
+}
+
 /// Multiplies the columns of `a` that meet a block of B, into or onto C with `n` columns.
 ///
 /// # Safety

@@ -9,7 +9,7 @@ use super::int8::{Int8Matrix, Rows};
 use super::micro::NR;
 use super::pack::{self, Number, Packing};
 use super::small::{self, FewRows};
-use super::{Base, Block, Cut, Finish, KC, Matrix, Output, Precision, SERIAL, Tiling, multiply, rows};
+use super::{Base, Finish, Matrix, Output, Precision, SERIAL, by_blocks, rows};
 use crate::activation::Activation;
 use crate::cpu::{Level, level};
 use crate::lines::Lines;
@@ -340,26 +340,6 @@ unsafe fn by_panels<T: Number, P: FewRows<T>>(
     }
     // SAFETY: the caller's promise.
     unsafe { by_blocks(a, panels, output, n, finish, parallel, packing) };
-}
-
-/// # Safety
-/// As [`multiply`].
-unsafe fn by_blocks<L: Number, R: Number, P: Packing<L, R>>(
-    a: &Matrix<'_>,
-    panels: &[R],
-    output: Output,
-    n: usize,
-    finish: Finish<'_>,
-    parallel: bool,
-    packing: P,
-) {
-    let cut = Cut::new(a.rows, Tiling::of::<L, R, P>(), n.div_ceil(NR), a.cols.min(KC) * size_of::<L>(), parallel);
-    let stride = packing.padded_depth(a.cols) * NR;
-    for k0 in (0..a.cols).step_by(KC) {
-        let block = Block { panels, start: k0 * NR, stride, k0, depth: KC.min(a.cols - k0) };
-        // SAFETY: the caller's promise; blocks after the first are added to what the first has written.
-        unsafe { multiply(a, block, output, n, finish, cut, packing) };
-    }
 }
 
 #[cfg(test)]

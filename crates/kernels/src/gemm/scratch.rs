@@ -2,7 +2,7 @@
 
 use super::micro::NR;
 use super::pack::{self, Number, Packing};
-use super::{Block, Cut, Finish, KC, Matrix, Output, Precision, Tiling, multiply};
+use super::{Finish, Matrix, Output, Precision, by_blocks};
 use crate::cpu::{Level, level};
 use crate::lines::Lines;
 
@@ -82,31 +82,12 @@ impl Scratch {
         // SAFETY: the caller's promise.
         unsafe {
             match self.kind {
-                Kind::Plain => blocks(&a, &self.wide, self.cols, output, finish, pack::F32 { round: false }),
-                Kind::Rounded => blocks(&a, &self.wide, self.cols, output, finish, pack::F32 { round: true }),
+                Kind::Plain => by_blocks(&a, &self.wide, output, self.cols, finish, false, pack::F32 { round: false }),
+                Kind::Rounded => by_blocks(&a, &self.wide, output, self.cols, finish, false, pack::F32 { round: true }),
                 #[cfg(target_arch = "x86_64")]
-                Kind::Tiles => blocks(&a, &self.narrow, self.cols, output, finish, pack::Bf16Tiles),
-                Kind::Pairs => blocks(&a, &self.narrow, self.cols, output, finish, pack::Bf16Pairs),
+                Kind::Tiles => by_blocks(&a, &self.narrow, output, self.cols, finish, false, pack::Bf16Tiles),
+                Kind::Pairs => by_blocks(&a, &self.narrow, output, self.cols, finish, false, pack::Bf16Pairs),
             }
         }
-    }
-}
-
-/// # Safety
-/// As [`multiply`].
-unsafe fn blocks<T: Number, P: Packing<T>>(
-    a: &Matrix<'_>,
-    panels: &[T],
-    n: usize,
-    output: Output,
-    finish: Finish<'_>,
-    packing: P,
-) {
-    let cut = Cut::new(a.rows, Tiling::of::<T, T, P>(), n.div_ceil(NR), a.cols.min(KC) * size_of::<T>(), false);
-    let stride = packing.padded_depth(a.cols) * NR;
-    for k0 in (0..a.cols).step_by(KC) {
-        let block = Block { panels, start: k0 * NR, stride, k0, depth: KC.min(a.cols - k0) };
-        // SAFETY: the caller's promise; blocks after the first are added to what the first has written.
-        unsafe { multiply(a, block, output, n, finish, cut, packing) };
     }
 }

@@ -1,9 +1,17 @@
 //! Packed layers against plain ones in stock burn, values and gradients, at every instruction level.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test may end by them
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use burn::tensor::{Device, Distribution, Int, Tensor, TensorData};
 use unif2ace_kernels::cpu::{Level, force_level};
 use unif2ace_ops::{Activation, WeightFormat, pack_experts, pack_linear, packed_linear, packed_moe_mlp, portable};
+
+/// The instruction level is the process's: a test that changes it, or compares bits, runs alone.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 fn values<const D: usize>(x: Tensor<D>) -> Vec<f32> {
     x.into_data().iter::<f32>().collect()
@@ -19,6 +27,7 @@ fn assert_near(found: &[f32], expected: &[f32], tolerance: f32, what: &str) {
 
 #[test]
 fn values_and_the_gradient_of_x() {
+    let _alone = alone();
     let device = Device::flex().autodiff();
     let random = |shape: [usize; 2]| Tensor::<2>::random(shape, Distribution::Normal(0.0, 1.0), &device);
     for level in Level::ALL {
@@ -50,6 +59,7 @@ fn values_and_the_gradient_of_x() {
 
 #[test]
 fn layers_keep_their_values_and_batch_axes() {
+    let _alone = alone();
     let device = Device::flex();
     let weight = Tensor::<2>::from_data([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], &device);
     let layer = pack_linear(weight.clone(), None, WeightFormat::Bf16);
@@ -62,6 +72,7 @@ fn layers_keep_their_values_and_batch_axes() {
 
 #[test]
 fn experts_and_the_gradients_of_rows_and_gates() {
+    let _alone = alone();
     let device = Device::flex().autodiff();
     let [experts, inner, width, chosen] = [5, 33, 70, 2];
     let random = |shape: [usize; 3]| Tensor::<3>::random(shape, Distribution::Normal(0.0, 0.3), &device);

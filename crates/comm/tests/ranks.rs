@@ -35,6 +35,14 @@ fn sums_are_added_in_the_order_of_the_ranks_whoever_comes_first() {
 }
 
 #[test]
+fn a_sum_of_many_values_has_each_in_its_place() {
+    let value = |rank: usize, place: usize| (rank * 1000 + place % 999) as f32;
+    let sums = on_ranks(2, |rank| rank.sum((0..200_001).map(|place| value(rank.rank(), place)).collect()).unwrap());
+    let expected: Vec<f32> = (0..200_001).map(|place| value(0, place) + value(1, place)).collect();
+    assert!(sums.iter().all(|sum| *sum == expected));
+}
+
+#[test]
 fn messages_of_any_length_arrive_in_the_order_of_the_ranks() {
     for messages in on_ranks(3, |rank| rank.gather(&vec![7; rank.rank()]).unwrap()) {
         assert_eq!(messages, [vec![], vec![7], vec![7, 7]]);

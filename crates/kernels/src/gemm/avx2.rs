@@ -192,28 +192,46 @@ fn store_lines<const ROWS: usize, const PANELS: usize>(
 /// The CPU has AVX2; `height` is MR or at most 4, and `quads` at most [`QUADS`]; both panels have their lengths.
 #[target_feature(enable = "avx2")]
 pub(super) unsafe fn int8(a: &[u8], height: usize, b: *const i8, quads: usize, sums: &mut [[i32; NR]; MR]) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match height {
+            1 => int8_panel::<1>(a, b, quads, sums),
+            2 => int8_panel::<2>(a, b, quads, sums),
+            3 => int8_panel::<3>(a, b, quads, sums),
+            4 => int8_panel::<4>(a, b, quads, sums),
+            _ => int8_panel::<MR>(a, b, quads, sums),
+        }
+    }
+}
+
+/// # Safety
+/// As [`int8`], the height being HEIGHT.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn int8_panel<const HEIGHT: usize>(a: &[u8], b: *const i8, quads: usize, sums: &mut [[i32; NR]; MR]) {
     // Found once for all columns: the rows as they are, and their magnitudes.
-    let mut values = [0u8; QUADS * MR * QUAD];
-    let mut magnitudes = [0u8; QUADS * MR * QUAD];
-    for ((value, magnitude), &a) in values.iter_mut().zip(&mut magnitudes).zip(&a[..quads * height * QUAD]) {
+    let mut values = [[[0u8; QUAD]; HEIGHT]; QUADS];
+    let mut magnitudes = values;
+    let found = values.as_flattened_mut().as_flattened_mut().iter_mut().zip(magnitudes.as_flattened_mut().as_flattened_mut());
+    for ((value, magnitude), &a) in found.zip(&a[..quads * HEIGHT * QUAD]) {
         *value = a ^ 0x80;
         *magnitude = value.cast_signed().unsigned_abs();
     }
-    let mut put = |row0: usize, rows: usize| {
+    let (values, magnitudes) = (values.as_flattened().as_flattened(), magnitudes.as_flattened().as_flattened());
+    for row0 in (0..HEIGHT).step_by(STRIP_INT8) {
         let start = row0 * QUAD;
-        let left = Left { values: values[start..].as_ptr(), magnitudes: magnitudes[start..].as_ptr(), height };
+        let left = Left { values: values[start..].as_ptr(), magnitudes: magnitudes[start..].as_ptr(), height: HEIGHT };
         let sums = &mut sums[row0..];
         // SAFETY: the caller's promise; each kernel takes as many rows as its name says.
         unsafe {
-            match rows {
+            match HEIGHT - row0 {
                 1 => int8_rows::<1, VECTORS>(left, b, quads, sums),
                 2 => int8_rows::<2, VECTORS>(left, b, quads, sums),
                 3 => int8_rows::<3, 2>(left, b, quads, sums),
                 _ => int8_rows::<STRIP_INT8, 2>(left, b, quads, sums),
             }
         }
-    };
-    (0..height).step_by(STRIP_INT8).for_each(|row0| put(row0, STRIP_INT8.min(height - row0)));
+    }
 }
 
 /// Rows of a panel in 8 bits, `[quads][height][QUAD]`.

@@ -14,13 +14,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-from compare import BENCH, ROOT, Process, machine, median, say
+from compare import BENCH, HAS_BF16, ROOT, Process, machine, median, say
 
 # Largest relative differences of the first steps in float32: of a loss, of the norm of all gradients and of all weights, of one tensor's
 # gradient in the first step (relative to the norm of all gradients where the tensor's own is smaller than a thousandth of it).
 TOLERANCE = {"loss": 1e-4, "gradient norm": 1e-3, "parameter norm": 1e-5, "gradient of a tensor": 1e-3}
 STEPS_COMPARED = 3
-PRECISIONS = ("f32", "bf16")
+# PyTorch's bf16 is no rival on CPUs without instructions for it, see compare.py.
+PRECISIONS = ("f32", "bf16") if HAS_BF16 else ("f32",)
 PHASES = ("forward", "backward", "optimizer")
 
 # Cases by name: recipe and options of `unif2ace-bench train-case`.

@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+use crate::parts::in_pieces;
 use crate::simd::{exp, multiversion};
 
 /// Pixels that one task handles.
@@ -33,27 +34,6 @@ impl Shape {
         parts
     }
 
-    /// Sums a pair of values a channel over each picture, in order of the pixels: `[batch][channels]`.
-    fn channel_sums(&self, f: impl Fn(usize, std::ops::Range<usize>, &mut [f32], &mut [f32]) + Sync) -> Vec<[Vec<f64>; 2]> {
-        let sums: Vec<(usize, [Vec<f32>; 2])> = self
-            .parts()
-            .into_par_iter()
-            .map(|(b, range)| {
-                let mut sums = [vec![0.0; self.channels], vec![0.0; self.channels]];
-                let [first, second] = &mut sums;
-                f(b, range, first, second);
-                (b, sums)
-            })
-            .collect();
-        let mut totals = vec![[vec![0.0; self.channels], vec![0.0; self.channels]]; self.batch];
-        for (b, parts) in sums {
-            for (total, part) in totals[b].iter_mut().zip(parts) {
-                total.iter_mut().zip(part).for_each(|(total, part)| *total += f64::from(part));
-            }
-        }
-        totals
-    }
-
     /// Mean over each group of sums over channels, spread back to the channels.
     fn group_means(&self, sums: &[f64]) -> Vec<f32> {
         let size = self.channels / self.groups;
@@ -78,9 +58,13 @@ multiversion! {
 }
 
 multiversion! {
-    fn sum_squares(x: &[f32], mean: &[f32], sums: &mut [f32]) {
-        for row in x.chunks_exact(sums.len()) {
-            sums.iter_mut().zip(row).zip(mean).for_each(|((sum, x), mean)| *sum += (x - mean) * (x - mean));
+    /// Sums of `x - mean` and of its square.
+    fn sum_distances(x: &[f32], mean: &[f32], sums: &mut [f32], squares: &mut [f32]) {
+        for row in x.chunks_exact(mean.len()) {
+            for (((sum, square), x), mean) in sums.iter_mut().zip(&mut *squares).zip(row).zip(mean) {
+                *sum += x - mean;
+                *square += (x - mean) * (x - mean);
+            }
         }
     }
 }
@@ -147,14 +131,49 @@ fn split<'a>(shape: &Shape, mut buffer: &'a mut [f32]) -> Vec<(usize, std::ops::
     out
 }
 
+/// What a part of a picture adds to the moments.
+struct PartSums {
+    picture: usize,
+    pixels: f64,
+    /// About each channel's mean, rounded; sums of distances from it and of their squares.
+    mean: Vec<f32>,
+    sums: Vec<f32>,
+    squares: Vec<f32>,
+}
+
 /// Moments of each group of `x` `[batch, pixels, channels]`.
 pub fn moments(x: &[f32], shape: Shape, eps: f32) -> Moments {
-    let sums = shape.channel_sums(|_, range, sums, _| sum_rows(&x[range], sums));
-    let mean: Vec<Vec<f32>> = sums.iter().map(|[sums, _]| shape.group_means(sums)).collect();
-    let squares = shape.channel_sums(|b, range, sums, _| sum_squares(&x[range], &mean[b], sums));
+    // A part's distances are from its own mean and are summed while it is in the caches, so that the picture is read once.
+    let part = |(picture, range): (usize, std::ops::Range<usize>)| {
+        let zeros = || vec![0.0; shape.channels];
+        let (mut mean, mut sums, mut squares) = (zeros(), zeros(), zeros());
+        let pixels = range.len() / shape.channels;
+        sum_rows(&x[range.clone()], &mut mean);
+        mean.iter_mut().for_each(|mean| *mean /= pixels as f32);
+        sum_distances(&x[range], &mean, &mut sums, &mut squares);
+        PartSums { picture, pixels: pixels as f64, mean, sums, squares }
+    };
+    let parts: Vec<PartSums> = shape.parts().into_par_iter().map(part).collect();
+    // In order of the parts, so that the number of threads doesn't show.
+    let mut sums = vec![vec![0.0; shape.channels]; shape.batch];
+    for part in &parts {
+        for ((total, &mean), &sum) in sums[part.picture].iter_mut().zip(&part.mean).zip(&part.sums) {
+            *total += part.pixels * f64::from(mean) + f64::from(sum);
+        }
+    }
+    let mean: Vec<Vec<f32>> = sums.iter().map(|sums| shape.group_means(sums)).collect();
+    let mut squares = vec![vec![0.0; shape.channels]; shape.batch];
+    for part in &parts {
+        let channels = part.mean.iter().zip(&mean[part.picture]).zip(part.sums.iter().zip(&part.squares));
+        for (total, ((&part_mean, &mean), (&sum, &square))) in squares[part.picture].iter_mut().zip(channels) {
+            // (x - mean)^2 is ((x - part mean) + (part mean - mean))^2.
+            let apart = f64::from(part_mean) - f64::from(mean);
+            *total += f64::from(square) + 2.0 * apart * f64::from(sum) + part.pixels * apart * apart;
+        }
+    }
     let scale = squares
         .iter()
-        .map(|[sums, _]| shape.group_means(sums).into_iter().map(|variance| 1.0 / (variance + eps).sqrt()).collect())
+        .map(|sums| shape.group_means(sums).into_iter().map(|variance| 1.0 / (variance + eps).sqrt()).collect())
         .collect();
     Moments { mean, scale }
 }
@@ -163,11 +182,15 @@ pub fn moments(x: &[f32], shape: Shape, eps: f32) -> Moments {
 pub fn forward(x: &[f32], weight: &[f32], bias: &[f32], moments: &Moments, shape: Shape, silu: bool) -> Vec<f32> {
     let factors: Vec<Vec<f32>> =
         moments.scale.iter().map(|scale| scale.iter().zip(weight).map(|(s, w)| s * w).collect()).collect();
-    let mut y = vec![0.0; x.len()];
-    split(&shape, &mut y)
-        .into_par_iter()
-        .for_each(|(b, range, y)| apply(&x[range], &moments.mean[b], &factors[b], bias, silu, y));
-    y
+    let parts = shape.parts();
+    in_pieces(
+        parts.iter().map(|(_, range)| range.len()),
+        || (),
+        |(), part, y| {
+            let (b, range) = &parts[part];
+            apply(&x[range.clone()], &moments.mean[*b], &factors[*b], bias, silu, y);
+        },
+    )
 }
 
 /// Gradients of [`forward`]: of x, weight and bias.

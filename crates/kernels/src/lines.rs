@@ -1,7 +1,9 @@
-//! Vectors that start at a cache line, so that vectors and tile rows of 64 bytes never cross one.
+//! Vectors that start at a cache line, so that vectors and tile rows of 64 bytes never cross one, and memory that a thread keeps.
 
+use std::cell::Cell;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
+use std::thread::LocalKey;
 
 use bytemuck::{Pod, Zeroable};
 
@@ -56,6 +58,14 @@ impl<T: Pod> DerefMut for Lines<T> {
     fn deref_mut(&mut self) -> &mut [T] {
         &mut bytemuck::cast_slice_mut(&mut self.lines)[..self.len]
     }
+}
+
+/// Lends what a thread keeps; a task within a task has memory of its own.
+pub(crate) fn lend<T: Default, R>(kept: &'static LocalKey<Cell<T>>, work: impl FnOnce(&mut T) -> R) -> R {
+    let mut memory = kept.take();
+    let result = work(&mut memory);
+    kept.set(memory);
+    result
 }
 
 #[cfg(test)]

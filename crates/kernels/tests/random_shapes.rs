@@ -2,6 +2,8 @@
 //! the kernels' tiles, panels, groups and blocks.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test may end by them
 
+use std::sync::{Mutex, PoisonError};
+
 use proptest::prelude::*;
 use unif2ace_kernels::activation::Activation;
 use unif2ace_kernels::conv;
@@ -16,6 +18,46 @@ fn values(count: usize, seed: u32) -> Vec<f32> {
 fn expected(a: &[f32], w: &[f32], bias: &[f32], [m, n, k]: [usize; 3]) -> Vec<f64> {
     let dot = |i: usize, j: usize| (0..k).map(|d| f64::from(a[i * k + d]) * f64::from(w[j * k + d])).sum::<f64>();
     (0..m * n).map(|place| dot(place / n, place % n) + f64::from(bias[place % n])).collect()
+}
+
+/// Held while the instruction level, which is the whole process', is changed.
+static LEVEL: Mutex<()> = Mutex::new(());
+
+/// Whether all of `ys` are the convolution, within `tolerance`.
+fn follow_definition(
+    ys: &[Vec<f32>],
+    x: &[f32],
+    weight: &[f32],
+    bias: &[f32],
+    shape: conv::Shape,
+    tolerance: f64,
+) -> Result<(), TestCaseError> {
+    let conv::Shape { batch, height, width, channels, num_out, kernel: [kernel_height, kernel_width], stride, padding, upsample } =
+        shape;
+    let [out_height, out_width] = shape.output();
+    let len = batch * out_height * out_width * num_out;
+    prop_assert!(ys.iter().all(|y| y.len() == len));
+    let double = usize::from(upsample);
+    for index in 0..len {
+        let (pixel, out) = (index / num_out, index % num_out);
+        let (b, oy, ox) = (pixel / (out_height * out_width), pixel / out_width % out_height, pixel % out_width);
+        let mut sum = f64::from(bias[out]);
+        for (ky, kx) in (0..kernel_height * kernel_width).map(|tap| (tap / kernel_width, tap % kernel_width)) {
+            let (iy, ix) = ((oy * stride + ky).wrapping_sub(padding[0]), (ox * stride + kx).wrapping_sub(padding[2]));
+            if iy >= height << double || ix >= width << double {
+                continue;
+            }
+            let place = ((b * height + (iy >> double)) * width + (ix >> double)) * channels;
+            for channel in 0..channels {
+                let value = weight[((out * channels + channel) * kernel_height + ky) * kernel_width + kx];
+                sum += f64::from(value) * f64::from(x[place + channel]);
+            }
+        }
+        for found in ys.iter().map(|y| f64::from(y[index])) {
+            prop_assert!((found - sum).abs() < tolerance, "{:?} at {}: {} and {}", shape, index, found, sum);
+        }
+    }
+    Ok(())
 }
 
 fn sizes() -> impl Strategy<Value = [usize; 3]> {
@@ -33,6 +75,7 @@ proptest! {
         let (left, right) = (Matrix::new(&a, m, k), Matrix::new(&w, n, k).t());
         let expected = expected(&a, &w, &bias, [m, n, k]);
         let root = (k as f64).sqrt();
+        let _alone = LEVEL.lock().unwrap_or_else(PoisonError::into_inner);
         for level in Level::ALL {
             force_level(Some(level));
             // f32 loses a few last bits of sums that grow with the depth; rounding a factor to bfloat16 costs up to 2^-8 of a product, to 8 bits up to 1/254 of the largest; errors of many add up like
@@ -85,25 +128,33 @@ proptest! {
         let weight = values(num_out * channels * kernel * kernel, seed + 1);
         let bias = values(num_out, seed + 2);
         let y = conv::forward(&x, &weight, &bias, shape, Precision::F32);
-        let [out_height, out_width] = shape.output();
-        prop_assert_eq!(y.len(), 2 * out_height * out_width * num_out);
-        let double = usize::from(upsample);
-        for (index, found) in y.iter().enumerate() {
-            let (pixel, out) = (index / num_out, index % num_out);
-            let (b, oy, ox) = (pixel / (out_height * out_width), pixel / out_width % out_height, pixel % out_width);
-            let mut sum = f64::from(bias[out]);
-            for (ky, kx) in (0..kernel * kernel).map(|tap| (tap / kernel, tap % kernel)) {
-                let (iy, ix) = ((oy * stride + ky).wrapping_sub(padding[0]), (ox * stride + kx).wrapping_sub(padding[2]));
-                if iy >= height << double || ix >= width << double {
-                    continue;
-                }
-                let place = ((b * height + (iy >> double)) * width + (ix >> double)) * channels;
-                for channel in 0..channels {
-                    let value = weight[((out * channels + channel) * kernel + ky) * kernel + kx];
-                    sum += f64::from(value) * f64::from(x[place + channel]);
-                }
-            }
-            prop_assert!((f64::from(*found) - sum).abs() < 1e-4, "{:?} at {}: {} and {}", shape, index, found, sum);
-        }
+        follow_definition(&[y], &x, &weight, &bias, shape, 1e-4)?;
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 12, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn convolutions_of_large_pictures_follow_their_definition(
+        [height, width] in [26usize..44, 40usize..44],
+        batch in 1usize..3,
+        lanes in 1usize..3,
+        num_out in 1usize..70,
+        upsample in any::<bool>(),
+        seed in 0u32..1000,
+    ) {
+        let channels = 16 * lanes;
+        let shape = conv::Shape { batch, height, width, channels, num_out, kernel: [3; 2], stride: 1, padding: [1; 4], upsample };
+        let (x, bias) = (values(batch * height * width * channels, seed), values(num_out, seed + 2));
+        let weight = values(num_out * channels * 9, seed + 1);
+        let _alone = LEVEL.lock().unwrap_or_else(PoisonError::into_inner);
+        let ys = Level::ALL.map(|level| {
+            force_level(Some(level));
+            conv::forward(&x, &weight, &bias, shape, Precision::F32)
+        });
+        force_level(None);
+        // Sums of up to 288 products of values up to 1.
+        follow_definition(&ys, &x, &weight, &bias, shape, 1e-4)?;
     }
 }

@@ -1,6 +1,7 @@
 //! Layers whose weights are packed once, for inference: in f32 and bf16 the same numbers as the plain operations without packing at each
 //! call, in int8 less memory to read.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
@@ -115,7 +116,9 @@ pub fn packed_conv2d(x_BHWC: Tensor<4>, layer: &PackedConv, options: Conv2dOptio
     let Conv2dOptions { stride, padding, upsample } = options;
     let num_out = layer.weight.cols();
     let shape = conv::Shape { batch, height, width, channels, num_out, kernel: layer.kernel, stride, padding, upsample };
-    let y = conv::forward_packed(&floats(x_BHWC.into_data()), &layer.weight, &layer.bias, shape);
+    let data = x_BHWC.into_data();
+    let x = data.as_slice::<f32>().map_or_else(|_| Cow::Owned(data.iter::<f32>().collect()), Cow::Borrowed);
+    let y = conv::forward_packed(&x, &layer.weight, &layer.bias, shape);
     let [height, width] = shape.output();
     Tensor::from_data(TensorData::new(y, [batch, height, width, num_out]), &device)
 }

@@ -207,16 +207,22 @@ fn experts_on_their_rows_only() {
 #[test]
 fn convolution_forms() {
     at_every_level_and_precision(|tolerance| {
-        for (stride, padding, upsample) in
-            [(1, [1; 4], false), (2, [0, 1, 0, 1], false), (1, [1; 4], true), (1, [0, 2, 1, 0], false)]
-        {
-            let options = Conv2dOptions { stride, padding, upsample };
+        let plain = Conv2dOptions { stride: 1, padding: [1; 4], upsample: false };
+        let (small, large) = ([2, 6, 5, 3], [1, 33, 32, 16]);
+        for (dims, options) in [
+            (small, plain),
+            (small, Conv2dOptions { stride: 2, padding: [0, 1, 0, 1], ..plain }),
+            (small, Conv2dOptions { upsample: true, ..plain }),
+            (small, Conv2dOptions { padding: [0, 2, 1, 0], ..plain }),
+            // Large enough for fewer products.
+            (large, plain),
+        ] {
             compare(
-                [random([2, 6, 5, 3]), random([4, 3, 3, 3])],
+                [random(dims), random([4, dims[3], 3, 3])],
                 |[x, w]| unif2ace_ops::conv2d_nhwc(x, w, None, options),
                 |[x, w]| portable::conv2d_nhwc(x, w, None, options),
                 tolerance,
-                &format!("convolution {options:?}"),
+                &format!("convolution of {dims:?}, {options:?}"),
             );
         }
     });

@@ -107,15 +107,14 @@ pub(super) unsafe fn store(tile: &[[f32; NR]], target: Target) {
     for (row, values) in tile.iter().enumerate().take(target.height) {
         // SAFETY: the rows of the target are valid and ours, as the caller promises; the pointer is the only way to this row's part here.
         let row = unsafe { target.start.add(row * target.stride) };
-        for (column, value) in values.iter().enumerate().take(target.width) {
-            // SAFETY: as above; a row that is added is as long as the target is wide. Values that are replaced are not read.
-            unsafe {
-                *row.add(column) = match target.onto {
-                    Onto::Nothing => *value,
-                    Onto::Target => *row.add(column) + value,
-                    Onto::Row(values) => *values.add(column) + value,
-                }
-            };
+        let columns = values.iter().enumerate().take(target.width);
+        // SAFETY: as above; a row that is added is as long as the target is wide. Values that are replaced are not read.
+        unsafe {
+            match target.onto {
+                Onto::Nothing => columns.for_each(|(column, value)| *row.add(column) = *value),
+                Onto::Target => columns.for_each(|(column, value)| *row.add(column) += value),
+                Onto::Row(base) => columns.for_each(|(column, value)| *row.add(column) = *base.add(column) + value),
+            }
         }
     }
 }

@@ -312,7 +312,7 @@ unsafe fn blocked<T: pack::Number, P: pack::Packing<T>>(
     packing.right_memory(work);
 }
 
-/// A product whose panels of B are packed, each in full depth.
+/// A product whose panels of B are packed, each in full depth, one behind the other.
 ///
 /// # Safety
 /// As [`multiply`].
@@ -325,13 +325,50 @@ unsafe fn by_blocks<L: pack::Number, R: pack::Number, P: pack::Packing<L, R>>(
     parallel: bool,
     packing: P,
 ) {
-    let cut = Cut::new(a.rows, Tiling::of::<L, R, P>(), n.div_ceil(NR), a.cols.min(KC) * size_of::<L>(), parallel);
     let stride = packing.padded_depth(a.cols) * NR;
+    // SAFETY: the caller's promise.
+    unsafe { by_blocks_apart(a, panels, stride, output, n, finish, parallel, packing) };
+}
+
+/// As [`by_blocks`], with panels of B that start `stride` elements apart.
+///
+/// # Safety
+/// As [`multiply`].
+unsafe fn by_blocks_apart<L: pack::Number, R: pack::Number, P: pack::Packing<L, R>>(
+    a: &Matrix<'_>,
+    panels: &[R],
+    stride: usize,
+    output: Output,
+    n: usize,
+    finish: Finish<'_>,
+    parallel: bool,
+    packing: P,
+) {
+    let cut = Cut::new(a.rows, Tiling::of::<L, R, P>(), n.div_ceil(NR), a.cols.min(KC) * size_of::<L>(), parallel);
     for k0 in (0..a.cols).step_by(KC) {
         let block = Block { panels, start: k0 * NR, stride, k0, depth: KC.min(a.cols - k0) };
         // SAFETY: the caller's promise; blocks after the first are added to what the first has written.
         unsafe { multiply(a, block, output, n, finish, cut, packing) };
     }
+}
+
+/// Columns of a panel of [`PackedMatrix::panel`] and [`panels_product`].
+pub(crate) const PANEL: usize = NR;
+
+/// The first `cols` columns of `a b` on this thread alone, with rows of `c` `c_stride` values apart; b's panels of [`PANEL`] columns, row after
+/// row, start `stride` values apart.
+///
+/// # Panics
+/// If there is nothing to sum, the panels are too short or a row of the product doesn't fit: callers own the shapes.
+pub(crate) fn panels_product(a: Matrix<'_>, panels: &[f32], stride: usize, cols: usize, c: &mut [f32], c_stride: usize) {
+    if a.rows == 0 || cols == 0 {
+        return;
+    }
+    assert!(a.cols > 0 && panels.len() >= (cols.div_ceil(NR) - 1) * stride + a.cols * NR, "panels of a matrix product");
+    assert!(c.len() >= (a.rows - 1) * c_stride + cols && c_stride >= cols, "room for the matrix product");
+    let (output, finish) = (Output { start: c.as_mut_ptr(), stride: c_stride }, Finish::adding(false));
+    // SAFETY: C has room for the product, as asserted, and is borrowed mutably.
+    unsafe { by_blocks_apart(&a, panels, stride, output, cols, finish, false, pack::F32 { round: false }) };
 }
 
 /// Multiplies the columns of `a` that meet a block of B, into or onto C with `n` columns.

@@ -1,7 +1,6 @@
 //! Panels: MR rows of A or NR columns of B, depth after depth, zero-filled at the edges.
 
 use std::cell::Cell;
-use std::thread::LocalKey;
 
 use super::Matrix;
 #[cfg(target_arch = "x86_64")]
@@ -9,7 +8,7 @@ use super::amx;
 use super::micro::{self, MR, NR, Target};
 use crate::activation::Activation;
 use crate::cpu::{Level, level};
-use crate::lines::Lines;
+use crate::lines::{Lines, lend};
 use crate::simd::multiversion;
 
 /// Element of panels.
@@ -193,14 +192,6 @@ thread_local! {
     static WIDENED: Cell<Lines<f32>> = Cell::default();
 }
 
-/// Lends what a thread keeps; a task within a task has memory of its own.
-fn lend<T: Default, R>(kept: &'static LocalKey<Cell<T>>, work: impl FnOnce(&mut T) -> R) -> R {
-    let mut memory = kept.take();
-    let result = work(&mut memory);
-    kept.set(memory);
-    result
-}
-
 impl Packing<f32> for F32 {
     fn memory<R>(&self, work: impl FnOnce(&mut Lines<f32>) -> R) -> R {
         lend(&WIDE, work)
@@ -295,7 +286,7 @@ impl Packing<u16> for Bf16Pairs {
 
 multiversion! {
     /// A panel of pairs of depths as depths in f32.
-    fn widen(pairs: &[u16], out: &mut [f32]) {
+    pub(super) fn widen(pairs: &[u16], out: &mut [f32]) {
         for (pairs, out) in pairs.as_chunks::<{ 2 * NR }>().0.iter().zip(out.as_chunks_mut::<{ 2 * NR }>().0) {
             let (first, second) = out.split_at_mut(NR);
             for (lane, pair) in pairs.as_chunks::<2>().0.iter().enumerate() {

@@ -168,6 +168,23 @@ impl PackedMatrix {
         }
     }
 
+    /// The [`super::PANEL`] columns of a panel in f32, row after row, widened into `wide` if they are bf16. Of a matrix in 8 bits, nothing.
+    ///
+    /// # Panics
+    /// If there is no such panel.
+    pub(crate) fn panel<'a>(&'a self, index: usize, wide: &'a mut Lines<f32>) -> &'a [f32] {
+        match &self.panels {
+            Panels::F32(values) => &values[index * self.rows * NR..][..self.rows * NR],
+            Panels::Bf16(values) => {
+                let len = self.rows.next_multiple_of(2) * NR;
+                wide.reserve(len);
+                pack::widen(&values[index * len..][..len], &mut wide[..len]);
+                &wide[..self.rows * NR]
+            }
+            Panels::Int8(_) => &[],
+        }
+    }
+
     /// Rows: the depth of products.
     pub fn rows(&self) -> usize {
         self.rows

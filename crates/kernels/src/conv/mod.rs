@@ -1,6 +1,9 @@
-//! Convolution over NHWC pictures as matrix products on patches, forward and backward.
+//! Convolution over NHWC pictures as matrix products on patches, forward and backward; large pictures take fewer products forward, see
+//! `winograd`.
 //!
 //! Patches exist for a chunk of output pixels at a time, so that memory stays small on large pictures.
+
+mod winograd;
 
 use rayon::prelude::*;
 
@@ -176,6 +179,18 @@ pub fn forward_packed(x: &[f32], weight: &PackedMatrix, bias: &[f32], shape: Sha
     if shape.pointwise() {
         return weight.forward(Matrix::new(x, shape.batch * pixels, depth), Some(bias), Activation::None);
     }
+    if winograd::suits(&shape) && weight.format() != WeightFormat::Int8 {
+        return winograd::forward(x, weight, bias, &shape);
+    }
+    patches_forward(x, weight, bias, shape)
+}
+
+/// As [`forward_packed`], for every shape: products with patches.
+fn patches_forward(x: &[f32], weight: &PackedMatrix, bias: &[f32], shape: Shape) -> Vec<f32> {
+    let [out_height, out_width] = shape.output();
+    let pixels = out_height * out_width;
+    let (depth, num_out) = (shape.depth(), shape.num_out);
+    let picture_size = shape.height * shape.width * shape.channels;
     let len = shape.batch * pixels * num_out;
     let mut y = Vec::with_capacity(len);
     let parts = Parts(y.as_mut_ptr());

@@ -24,16 +24,11 @@ impl Parts {
 /// thread that writes it, just before: filling all at once would be one thread's work, and out of the caches before it is used.
 pub(crate) fn in_chunks(len: usize, chunk: usize, write: impl Fn(usize, &mut [f32]) + Sync) -> Vec<f32> {
     let chunk = chunk.max(1);
-    in_pieces((0..len).step_by(chunk).map(|start| chunk.min(len - start)), || (), |(), index, values| write(index, values))
+    in_pieces((0..len).step_by(chunk).map(|start| chunk.min(len - start)), write)
 }
 
-/// As [`in_chunks`], in pieces of these lengths one after the other; `write` is also given what `init` made, which a task uses for one piece
-/// after the other.
-pub(crate) fn in_pieces<T>(
-    lengths: impl Iterator<Item = usize>,
-    init: impl Fn() -> T + Sync + Send,
-    write: impl Fn(&mut T, usize, &mut [f32]) + Sync + Send,
-) -> Vec<f32> {
+/// As [`in_chunks`], in pieces of these lengths one after the other.
+pub(crate) fn in_pieces(lengths: impl Iterator<Item = usize>, write: impl Fn(usize, &mut [f32]) + Sync) -> Vec<f32> {
     let lengths: Vec<usize> = lengths.collect();
     let len = lengths.iter().sum();
     let mut out = Vec::with_capacity(len);
@@ -41,10 +36,10 @@ pub(crate) fn in_pieces<T>(
     let pieces: Vec<&mut [MaybeUninit<f32>]> =
         lengths.iter().map(|&length| rest.split_off_mut(..length).unwrap_or_default()).collect();
     assert!(rest.is_empty(), "pieces that are as long as all together");
-    pieces.into_par_iter().enumerate().for_each_init(init, |kept, (index, values)| {
+    pieces.into_par_iter().enumerate().for_each(|(index, values)| {
         values.fill(MaybeUninit::new(0.0));
         // SAFETY: they have just been written.
-        write(kept, index, unsafe { values.assume_init_mut() });
+        write(index, unsafe { values.assume_init_mut() });
     });
     // SAFETY: there is room for `len` values, and all of them have been written: the pieces left nothing over.
     unsafe { out.set_len(len) };
@@ -65,7 +60,7 @@ mod tests {
 
     #[test]
     fn pieces_follow_one_another() {
-        let found = super::in_pieces([3, 0, 2].into_iter(), || 10.0, |start, index, values| values.fill(*start + index as f32));
+        let found = super::in_pieces([3, 0, 2].into_iter(), |index, values| values.fill(10.0 + index as f32));
         assert_eq!(found, [10.0, 10.0, 10.0, 12.0, 12.0]);
     }
 }

@@ -122,6 +122,7 @@ fn profiled(file: Option<&Path>, work: impl FnOnce() -> Outcome) -> Outcome {
 
 fn main() -> ExitCode {
     unif2ace_ops::keep_freed_memory();
+    unif2ace_ops::join_pool();
     let done = match Cli::parse().command {
         Command::Procedural { folder, tokenizer, num_hidden_layers } => procedural::write(&folder, &tokenizer, num_hidden_layers),
         Command::Case { model, folder } => case::write(&model, &folder),

@@ -46,6 +46,7 @@ enum Command {
 
 fn main() -> ExitCode {
     unif2ace_ops::keep_freed_memory();
+    unif2ace_ops::join_pool();
     let cli = Cli::parse();
     let level = if matches!(cli.command, Command::Train(_) | Command::Eval(_)) { "info" } else { "warn" };
     let filter = EnvFilter::try_from_env("UNIF2ACE_LOG").unwrap_or_else(|_| EnvFilter::new(level));

@@ -15,6 +15,7 @@ pub mod moe;
 pub mod norm;
 pub mod optim;
 mod parts;
+pub mod pool;
 pub mod rows;
 mod simd;
 pub mod store;

@@ -1,6 +1,7 @@
 //! An output that tasks share.
 
 use std::mem::MaybeUninit;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::prelude::*;
 
@@ -46,8 +47,34 @@ pub(crate) fn in_pieces(lengths: impl Iterator<Item = usize>, write: impl Fn(usi
     out
 }
 
+/// `work(i)` for each i below `count`, which each thread takes one by one: where pieces are short and of equal size, nobody waits for the
+/// last one longer than that takes, and a thread that wakes up late takes fewer.
+pub(crate) fn in_turn(count: usize, work: impl Fn(usize) + Sync) {
+    let next = AtomicUsize::new(0);
+    (0..rayon::current_num_threads().min(count)).into_par_iter().for_each(|_| {
+        loop {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            if index >= count {
+                break;
+            }
+            work(index);
+        }
+    });
+}
+
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    #[test]
+    fn what_is_taken_in_turn_is_done_once() {
+        for count in [0, 1, 3, 100] {
+            let done: Vec<AtomicUsize> = (0..count).map(|_| AtomicUsize::new(0)).collect();
+            super::in_turn(count, |index| _ = done[index].fetch_add(1, Ordering::Relaxed));
+            assert!(done.iter().all(|done| done.load(Ordering::Relaxed) == 1));
+        }
+    }
+
     #[test]
     fn chunks_are_zeros_until_they_are_written() {
         let found = super::in_chunks(10, 4, |index, values| {

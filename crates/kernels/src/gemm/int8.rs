@@ -19,6 +19,7 @@ use super::packed::{Element, Part};
 use super::{Cut, Finish, Matrix, Output, SERIAL, Tiling};
 use crate::lines::Lines;
 use crate::map::MappedFile;
+use crate::parts::in_turn;
 use crate::store::Store;
 use meeting::Meeting;
 pub(super) use rows::Rows;
@@ -206,8 +207,7 @@ impl Int8Matrix {
         let num_panels = n.div_ceil(NR);
         let cut = match m <= FEW {
             true => {
-                let panels =
-                    if parallel { num_panels.div_ceil(4 * rayon::current_num_threads()).max(2 * PANELS) } else { num_panels };
+                let panels = if parallel { 2 * PANELS } else { num_panels };
                 Cut { rows: m, panels, row_tasks: 1, column_tasks: num_panels.div_ceil(panels), parallel }
             }
             false => Cut::new(
@@ -234,7 +234,10 @@ impl Int8Matrix {
             };
         };
         let tasks = cut.row_tasks * cut.column_tasks;
-        if cut.parallel {
+        if cut.parallel && m <= FEW {
+            in_turn(tasks, work);
+        } else if cut.parallel {
+            // Not in turn: what a task fetches ahead is the next one's.
             (0..tasks).into_par_iter().for_each(work);
         } else {
             (0..tasks).for_each(work);
@@ -312,6 +315,12 @@ impl Int8Matrix {
         for chunk in (0..x.groups).step_by(CHUNK) {
             let groups = chunk..x.groups.min(chunk + CHUNK);
             for panel in panels.clone() {
+                let target = |row0: usize| {
+                    let column = panel * NR;
+                    let (height, width) = (x.height.min(rows.end - row0), NR.min(n - column));
+                    let onto = finish.onto(chunk == 0, column);
+                    Target { start: output.at(row0, column), stride: output.stride, height, width, onto }
+                };
                 // The panel behind this one comes from memory while this one is worked on; a group of the panel stays in the first-level
                 // cache while all rows meet it.
                 let mut ahead: *const u8 = self.panels[..(panel + 1) * depth * NR].as_ptr_range().end.cast();
@@ -321,6 +330,9 @@ impl Int8Matrix {
                     let values = &self.panels[(panel * depth + start) * NR..][..deep * NR];
                     for (row0, tile) in rows.clone().step_by(x.height).zip(&mut tiles) {
                         let height = x.height.min(rows.end - row0);
+                        if group + 1 == groups.end {
+                            micro::x86::announce(target(row0));
+                        }
                         let row_scales =
                             std::array::from_fn(|row| if row < height { x.scales[(row0 + row) * x.groups + group] } else { 0.0 });
                         let scales = amx::Scales {
@@ -343,16 +355,9 @@ impl Int8Matrix {
                         unsafe { amx::add_scaled(&sums, &scales, height, group == groups.start, tile) };
                     }
                 }
-                for (row0, tile) in rows.clone().step_by(x.height).zip(&tiles) {
-                    let column = panel * NR;
-                    let (height, width) = (x.height.min(rows.end - row0), NR.min(n - column));
-                    let onto = finish.onto(chunk == 0, column);
-                    let target = Target { start: output.at(row0, column), stride: output.stride, height, width, onto };
+                for (row0, tile) in rows.clone().step_by(x.height).zip(&mut tiles) {
                     // SAFETY: the tile lies in the rows and columns that are ours, as the caller promises.
-                    unsafe {
-                        micro::put_rows(&tile.0, target);
-                        micro::activate(target, finish.act(groups.end == x.groups));
-                    }
+                    unsafe { micro::put_activated(&mut tile.0, target(row0), finish.act(groups.end == x.groups)) };
                 }
             }
         }

@@ -101,6 +101,25 @@ pub(super) unsafe fn put_rows(rows: &[[f32; NR]], target: Target) {
     unsafe { store(rows, target) };
 }
 
+/// As [`put_rows`] on a CPU with AVX-512, then activated; the rows hold no sums any more. What a tile is added to is added here and not there, so that the activation
+/// is one long run in the first-level cache.
+///
+/// # Safety
+/// As [`tile_f32`]; the CPU has AVX-512 F.
+#[cfg(target_arch = "x86_64")]
+pub(super) unsafe fn put_activated(rows: &mut [[f32; NR]], target: Target, act: Activation) {
+    if act == Activation::None {
+        // SAFETY: the caller's promise.
+        return unsafe { put_rows(rows, target) };
+    }
+    let rows = &mut rows[..target.height];
+    // SAFETY: tiles are put so only where `level` found AMX, which includes AVX-512; the rest is the caller's promise.
+    unsafe { x86::add_base(rows, target) };
+    activation::forward(rows.as_flattened_mut(), act);
+    // SAFETY: the caller's promise.
+    unsafe { put_rows(rows, Target { onto: Onto::Nothing, ..target }) };
+}
+
 /// # Safety
 /// As [`tile_f32`].
 pub(super) unsafe fn store(tile: &[[f32; NR]], target: Target) {
@@ -164,28 +183,63 @@ pub(super) mod x86 {
 
     use super::{MR, NR, Onto, Target};
 
+    /// Lanes of both halves of a target's rows.
+    fn masks(width: usize) -> [u16; 2] {
+        let mask = |width: usize| if width >= 16 { u16::MAX } else { (1u16 << width) - 1 };
+        [mask(width), mask(width.saturating_sub(16))]
+    }
+
+    /// What half of a row of the target is added to.
+    ///
+    /// # Safety
+    /// As [`put_all`].
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn base(target: Target, row: usize, half: usize, mask: u16) -> Option<__m512> {
+        let start = match target.onto {
+            Onto::Nothing => return None,
+            Onto::Target => target.start.wrapping_add(row * target.stride).cast_const(),
+            Onto::Row(values) => values,
+        };
+        // SAFETY: the mask hides what is right of the target; masked lanes are not read. The address itself may lie outside, so it is
+        // computed with wrapping.
+        Some(unsafe { _mm512_maskz_loadu_ps(mask, start.wrapping_add(half * 16)) })
+    }
+
+    /// Adds to rows of a tile what the target wants them added to.
+    ///
+    /// # Safety
+    /// As [`put_all`].
+    #[target_feature(enable = "avx512f")]
+    pub(super) unsafe fn add_base(rows: &mut [[f32; NR]], target: Target) {
+        let masks = masks(target.width);
+        for (row, values) in rows.iter_mut().enumerate() {
+            for (half, values) in values.as_chunks_mut::<16>().0.iter_mut().enumerate() {
+                // SAFETY: 16 values are a vector; the rest is the caller's promise.
+                unsafe {
+                    let Some(base) = base(target, row, half, masks[half]) else { return };
+                    _mm512_storeu_ps(values.as_mut_ptr(), _mm512_add_ps(_mm512_loadu_ps(values.as_ptr()), base));
+                }
+            }
+        }
+    }
+
     /// # Safety
     /// The CPU has AVX-512 F; `target` is as [`super::tile_f32`] wants it.
     #[inline]
     #[target_feature(enable = "avx512f")]
     unsafe fn put_all(rows: impl Iterator<Item = [__m512; 2]>, target: Target) {
-        let mask = |width: usize| if width >= 16 { u16::MAX } else { (1u16 << width) - 1 };
-        let masks = [mask(target.width), mask(target.width.saturating_sub(16))];
+        let masks = masks(target.width);
         for (row, sums) in rows.take(target.height).enumerate() {
             for half in 0..2 {
-                // SAFETY: the masks hide what is right of the target; masked lanes are neither read nor written. The address itself may lie
-                // outside, so it is computed with wrapping.
+                // SAFETY: the masks hide what is right of the target; masked lanes are not written. The address itself may lie outside, so it
+                // is computed with wrapping.
                 unsafe {
-                    let place = target.start.wrapping_add(row * target.stride + half * 16);
-                    let value = match target.onto {
-                        Onto::Nothing => sums[half],
-                        Onto::Target => _mm512_add_ps(sums[half], _mm512_maskz_loadu_ps(masks[half], place)),
-                        Onto::Row(values) => {
-                            let values = values.wrapping_add(half * 16);
-                            _mm512_add_ps(sums[half], _mm512_maskz_loadu_ps(masks[half], values))
-                        }
+                    let value = match base(target, row, half, masks[half]) {
+                        Some(base) => _mm512_add_ps(sums[half], base),
+                        None => sums[half],
                     };
-                    _mm512_mask_storeu_ps(place, masks[half], value);
+                    _mm512_mask_storeu_ps(target.start.wrapping_add(row * target.stride + half * 16), masks[half], value);
                 }
             }
         }

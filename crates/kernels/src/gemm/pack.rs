@@ -442,12 +442,9 @@ impl Packing<u16> for Bf16Tiles {
                     ahead = ahead.wrapping_add(deep / amx::BLOCK * 256);
                 }
             }
-            for (i, tile) in tiles.iter().enumerate().take(count) {
+            for (i, tile) in tiles.iter_mut().enumerate().take(count) {
                 // SAFETY: the caller's promise.
-                unsafe {
-                    micro::put_rows(&tile.0, target(i));
-                    micro::activate(target(i), act);
-                }
+                unsafe { micro::put_activated(&mut tile.0, target(i), act) };
             }
         });
     }

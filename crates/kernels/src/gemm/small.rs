@@ -1,7 +1,5 @@
 //! A few rows times a matrix: panels of the matrix are packed a piece at a time into the first-level cache and used at once.
 
-use rayon::prelude::*;
-
 use super::micro::{self, NR, Target};
 #[cfg(target_arch = "x86_64")]
 use super::pack::Bf16Tiles;
@@ -9,6 +7,7 @@ use super::pack::{Bf16Pairs, F32, Number, Packing};
 use super::rows::{self, MAX_ROWS, PANELS, Rows, Sums};
 use super::{Finish, KC, Matrix, Output, Precision};
 use crate::cpu::{Level, level};
+use crate::parts::in_turn;
 
 /// Depth of a piece; a divisor of [`KC`].
 const PIECE: usize = 64;
@@ -167,7 +166,7 @@ unsafe fn by_panels<T: Number>(
     };
     let pairs = num_panels.div_ceil(PANELS);
     if parallel {
-        (0..pairs).into_par_iter().with_min_len(2).for_each(work);
+        in_turn(pairs, work);
     } else {
         (0..pairs).for_each(work);
     }

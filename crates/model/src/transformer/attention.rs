@@ -35,7 +35,7 @@ pub struct LayerCache {
 }
 
 /// Positions that a cache makes room for beyond those that it must hold.
-const ROOM: usize = 64;
+const ROOM: usize = 128;
 
 impl LayerCache {
     /// Positions held.

@@ -122,17 +122,22 @@ fn profiled(file: Option<&Path>, work: impl FnOnce() -> Outcome) -> Outcome {
 
 fn main() -> ExitCode {
     unif2ace_ops::keep_freed_memory();
-    unif2ace_ops::join_pool();
     let done = match Cli::parse().command {
         Command::Procedural { folder, tokenizer, num_hidden_layers } => procedural::write(&folder, &tokenizer, num_hidden_layers),
         Command::Case { model, folder } => case::write(&model, &folder),
         Command::Accuracy { model, faces, split, num_images } => accuracy::run(&model, &faces, &split, num_images),
-        Command::Gains { num_hidden_layers, rounds } => gains::run(num_hidden_layers, rounds.max(1)),
+        Command::Gains { num_hidden_layers, rounds } => {
+            unif2ace_ops::join_pool();
+            gains::run(num_hidden_layers, rounds.max(1))
+        }
         Command::Ablations(args) => {
             tracing_subscriber::fmt().with_target(false).with_writer(std::io::stderr).init();
             ablations::run(&args)
         }
-        Command::Worker { model, case, dtype } => worker::run(&model, &case, dtype.into()),
+        Command::Worker { model, case, dtype } => {
+            unif2ace_ops::join_pool();
+            worker::run(&model, &case, dtype.into())
+        }
         Command::TrainCase(args) => train_case::write(&args),
         Command::TrainWorker(args) => profiled(args.profile.as_deref(), || train_worker::run(&args)),
     };

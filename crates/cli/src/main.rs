@@ -46,7 +46,6 @@ enum Command {
 
 fn main() -> ExitCode {
     unif2ace_ops::keep_freed_memory();
-    unif2ace_ops::join_pool();
     let cli = Cli::parse();
     let level = if matches!(cli.command, Command::Train(_) | Command::Eval(_)) { "info" } else { "warn" };
     let filter = EnvFilter::try_from_env("UNIF2ACE_LOG").unwrap_or_else(|_| EnvFilter::new(level));
@@ -67,6 +66,10 @@ fn main() -> ExitCode {
     let (trace, _guard) = file.map(|file| ChromeLayerBuilder::new().writer(file).include_args(true).build()).unzip();
     let trace = trace.map(|trace| trace.with_filter(Targets::new().with_target("unif2ace", Level::DEBUG)));
     tracing_subscriber::registry().with(lines).with(trace).init();
+    // These compute on this thread alone. Training doesn't join: its loaders' threads may wait for the pool while this one waits for them.
+    if matches!(cli.command, Command::Generate(_) | Command::Edit(_) | Command::Extend(_) | Command::Ask(_) | Command::Caption(_)) {
+        unif2ace_ops::join_pool();
+    }
     outcome::report(match cli.command {
         Command::Generate(args) => commands::generate::run(&args),
         Command::Edit(args) => commands::edit::run(&args),

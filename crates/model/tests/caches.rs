@@ -145,6 +145,26 @@ fn answering_with_a_cache_equals_the_whole_row() {
 }
 
 #[test]
+fn a_long_answer_outgrows_the_room_and_keeps_what_was_read() {
+    let device = Device::flex();
+    let model = random_tiny(MoeLevel::None, &device);
+    let ids = model.config().special_ids();
+    let image: Vec<u32> = (0..4).map(|n| ids.image_offset + 3 * n).collect();
+    let prefix = Prompter::new(model.config(), &words).unwrap().mmu_prefix(&image).unwrap();
+    let text: Vec<u32> = (0..300).map(|place| 1 + place * 7 % 20).collect();
+    let row = [prefix.as_slice(), &text].concat();
+    let mask = for_mmu(&row, row.len(), ids.eoi).unwrap();
+    let whole = pass(&model, std::slice::from_ref(&row), &mask, Positions::From(0), Task::Mmu, 2, Features::default());
+    let (expected, vocab) = (values(model.logits(whole.x_BLD)), model.config().vocab_size);
+    let (mut reading, _) = model.read_image(&prefix, Features::default()).unwrap();
+    for (at, word) in text.iter().enumerate() {
+        let (last_1D, _) = model.read_text(&mut reading, &[&[*word]]).unwrap();
+        let place = prefix.len() + at;
+        assert_close(&values(model.logits(last_1D)), &expected[place * vocab..][..vocab], TOLERANCE, &format!("word {at}"));
+    }
+}
+
+#[test]
 fn packed_weights_give_what_plain_ones_give() {
     let device = Device::flex();
     for level in [MoeLevel::None, MoeLevel::Both] {

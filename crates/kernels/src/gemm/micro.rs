@@ -348,3 +348,36 @@ pub(super) mod x86 {
         unsafe { put(&sums, target) };
     }
 }
+
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_put_activated_is_what_is_put_and_then_activated() {
+        if level() < Level::Avx512 {
+            return;
+        }
+        let value = |i: usize| (i * 7919 % 2003) as f32 / 500.0 - 2.0;
+        let base: Vec<f32> = (0..NR).map(|i| value(i + 3)).collect();
+        let tile: [[f32; NR]; 5] = std::array::from_fn(|row| std::array::from_fn(|column| value(row * NR + column)));
+        for act in [Activation::None, Activation::GeluNew] {
+            for (height, width) in [(5, NR), (3, 17), (1, 16), (4, 5), (2, 1)] {
+                // A row of C is longer than the tile is wide: what is right of it stays.
+                let before: Vec<f32> = (0..5 * 40).map(value).collect();
+                let (mut found, mut expected) = (before.clone(), before.clone());
+                for onto in [Onto::Nothing, Onto::Target, Onto::Row(base[..width].as_ptr())] {
+                    let target = |c: &mut [f32]| Target { start: c.as_mut_ptr(), stride: 40, height, width, onto };
+                    // SAFETY: the targets are `height` rows of 40 values in C, which is ours; the row has `width` values.
+                    unsafe {
+                        put_activated(&mut tile.clone(), target(&mut found), act);
+                        store(&tile, target(&mut expected));
+                        activate(target(&mut expected), act);
+                    }
+                    assert_eq!(found, expected, "{act:?}, {height} x {width}");
+                }
+                assert!(found != before && found[width..40] == before[width..40] && found[40 * height..] == before[40 * height..]);
+            }
+        }
+    }
+}

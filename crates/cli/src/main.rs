@@ -67,7 +67,10 @@ fn main() -> ExitCode {
     let trace = trace.map(|trace| trace.with_filter(Targets::new().with_target("unif2ace", Level::DEBUG)));
     tracing_subscriber::registry().with(lines).with(trace).init();
     // These compute on this thread alone. Training doesn't join: its loaders' threads may wait for the pool while this one waits for them.
-    if matches!(cli.command, Command::Generate(_) | Command::Edit(_) | Command::Extend(_) | Command::Ask(_) | Command::Caption(_)) {
+    if matches!(
+        cli.command,
+        Command::Generate(_) | Command::Edit(_) | Command::Extend(_) | Command::Ask(_) | Command::Caption(_) | Command::Score(_)
+    ) {
         unif2ace_ops::join_pool();
     }
     outcome::report(match cli.command {

@@ -101,8 +101,8 @@ pub(super) unsafe fn put_rows(rows: &[[f32; NR]], target: Target) {
     unsafe { store(rows, target) };
 }
 
-/// As [`put_rows`] on a CPU with AVX-512, then activated; the rows hold no sums any more. What a tile is added to is added here and not there, so that the activation
-/// is one long run in the first-level cache.
+/// As [`put_rows`] on a CPU with AVX-512, then activated; the rows hold no sums any more. What a tile is added to is added here and not there,
+/// so that the activation is one long run in the first-level cache.
 ///
 /// # Safety
 /// As [`tile_f32`]; the CPU has AVX-512 F.
@@ -113,7 +113,7 @@ pub(super) unsafe fn put_activated(rows: &mut [[f32; NR]], target: Target, act: 
         return unsafe { put_rows(rows, target) };
     }
     let rows = &mut rows[..target.height];
-    // SAFETY: tiles are put so only where `level` found AMX, which includes AVX-512; the rest is the caller's promise.
+    // SAFETY: the caller's promise.
     unsafe { x86::add_base(rows, target) };
     activation::forward(rows.as_flattened_mut(), act);
     // SAFETY: the caller's promise.
@@ -192,7 +192,7 @@ pub(super) mod x86 {
     /// What half of a row of the target is added to.
     ///
     /// # Safety
-    /// As [`put_all`].
+    /// As [`put_all`]; `row` is one of the target's.
     #[inline]
     #[target_feature(enable = "avx512f")]
     unsafe fn base(target: Target, row: usize, half: usize, mask: u16) -> Option<__m512> {
@@ -213,7 +213,7 @@ pub(super) mod x86 {
     #[target_feature(enable = "avx512f")]
     pub(super) unsafe fn add_base(rows: &mut [[f32; NR]], target: Target) {
         let masks = masks(target.width);
-        for (row, values) in rows.iter_mut().enumerate() {
+        for (row, values) in rows.iter_mut().enumerate().take(target.height) {
             for (half, values) in values.as_chunks_mut::<16>().0.iter_mut().enumerate() {
                 // SAFETY: 16 values are a vector; the rest is the caller's promise.
                 unsafe {
@@ -352,23 +352,30 @@ pub(super) mod x86 {
 #[cfg(all(test, target_arch = "x86_64"))]
 mod tests {
     use super::*;
+    use crate::cpu::at_every_level;
 
     #[test]
     fn what_is_put_activated_is_what_is_put_and_then_activated() {
-        if level() < Level::Avx512 {
-            return;
-        }
+        at_every_level(|level| {
+            if level >= Level::Avx512 {
+                put_in_both_ways();
+            }
+        });
+    }
+
+    fn put_in_both_ways() {
         let value = |i: usize| (i * 7919 % 2003) as f32 / 500.0 - 2.0;
         let base: Vec<f32> = (0..NR).map(|i| value(i + 3)).collect();
         let tile: [[f32; NR]; 5] = std::array::from_fn(|row| std::array::from_fn(|column| value(row * NR + column)));
-        for act in [Activation::None, Activation::GeluNew] {
+        for act in [Activation::None, Activation::GeluNew, Activation::GeluErf, Activation::QuickGelu, Activation::Silu] {
             for (height, width) in [(5, NR), (3, 17), (1, 16), (4, 5), (2, 1)] {
                 // A row of C is longer than the tile is wide: what is right of it stays.
                 let before: Vec<f32> = (0..5 * 40).map(value).collect();
                 let (mut found, mut expected) = (before.clone(), before.clone());
                 for onto in [Onto::Nothing, Onto::Target, Onto::Row(base[..width].as_ptr())] {
                     let target = |c: &mut [f32]| Target { start: c.as_mut_ptr(), stride: 40, height, width, onto };
-                    // SAFETY: the targets are `height` rows of 40 values in C, which is ours; the row has `width` values.
+                    // SAFETY: the targets are `height` rows of 40 values in C, which is ours; the row has `width` values; this level has
+                    // AVX-512.
                     unsafe {
                         put_activated(&mut tile.clone(), target(&mut found), act);
                         store(&tile, target(&mut expected));
@@ -376,7 +383,9 @@ mod tests {
                     }
                     assert_eq!(found, expected, "{act:?}, {height} x {width}");
                 }
-                assert!(found != before && found[width..40] == before[width..40] && found[40 * height..] == before[40 * height..]);
+                assert!(
+                    found != before && found[width..40] == before[width..40] && found[40 * height..] == before[40 * height..]
+                );
             }
         }
     }

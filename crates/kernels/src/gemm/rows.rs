@@ -71,7 +71,7 @@ pub(super) fn rows_bf16(x: Rows<'_, u16>, start: usize, panels: &[&[u16]], depth
 pub(super) unsafe fn rows_amx(x: Rows<'_, u16>, start: usize, panels: &[&[u16]], depth: usize, sums: &mut Sums) {
     x.check(start, panels, depth);
     assert!(start + depth.next_multiple_of(amx::BLOCK) <= x.length);
-    // One panel is taken twice.
+    // A panel without a neighbour is multiplied twice, into its sums and into those that nobody looks at.
     let pair = [panels[0], panels[panels.len() - 1]];
     // SAFETY: the caller's promise; the assertions give rows and panel their lengths.
     unsafe { amx::bf16_rows(x.values.as_ptr().add(start), x.length, x.count(), pair, depth, sums) };

@@ -34,8 +34,8 @@ pub struct LayerCache {
     len: usize,
 }
 
-/// Positions that a cache makes room for beyond those that it must hold.
-const ROOM: usize = 128;
+/// Positions that a cache makes room for beyond those that it must hold: after a picture a short question and the 128 tokens of an answer.
+const ROOM: usize = 192;
 
 impl LayerCache {
     /// Positions held.

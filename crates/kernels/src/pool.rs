@@ -1,7 +1,7 @@
 //! The threads that compute.
 
 /// Makes this thread one of those that compute, instead of one that waits for them. A kernel then starts at once with its first part and wakes
-/// the others only for the rest; from a thread outside, it would hand everything over and sleep, which costs a short kernel more than its work.
+/// the others only for the rest; from a thread outside, it would hand everything over and sleep.
 /// True if it joined; false, and nothing changed, if the pool was there already or its threads could not be started. Call it once, at the start of
 /// the thread that runs the model.
 ///

@@ -216,7 +216,7 @@ pub(super) fn int8(registers: &Registers, a: &[u8], b: &[i8], depth: usize, ahea
 }
 
 /// One to eight rows times two panels: from `a` rows of `length` values, added to `sums`; behind the depth each row is zero up to the next
-/// block. Two panels at a time read the memory 8% faster than one after the other.
+/// block. Two panels at a time read the memory some 8% faster than one after the other (1x8192x2048, `kernels/examples/packed.rs`).
 ///
 /// # Safety
 /// The CPU has AMX and this process may use it. From `a`, `rows` rows of `depth.next_multiple_of(BLOCK)` values lie `length` apart.
@@ -237,9 +237,8 @@ pub(super) unsafe fn bf16_rows<const ROWS: usize>(
     let [first, second] = sums;
     const { assert!(size_of::<Rest>() == 2048) };
     // SAFETY: the assertion gives the panels their length; their rests lie behind their blocks, and live side by side, as long as `rests`, to
-    // the end of the assembly. The loop reads whole blocks of the rows, as the
-    // caller promises, and the stores write `rows` rows of sums. Prefetches read nothing. The tile registers are named as clobbered, and
-    // released at the end.
+    // the end of the assembly. The loop reads whole blocks of the rows, as the caller promises, and the stores write `rows` rows of sums.
+    // Prefetches read nothing. The tile registers are named as clobbered, and released at the end.
     unsafe {
         let rests = (lines > 0).then(|| b.map(|b| Rest::new(b.as_ptr().add(blocks * BLOCK * NR).cast(), lines)));
         let rest = rests.as_ref().map_or(std::ptr::null(), |rests| rests.as_ptr());

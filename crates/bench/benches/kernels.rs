@@ -4,8 +4,9 @@
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, criterion_group, criterion_main};
+use half::bf16;
 use unif2ace_kernels::activation::Activation;
-use unif2ace_kernels::attention::{self, Mask};
+use unif2ace_kernels::attention::{self, KeysValues, Mask};
 use unif2ace_kernels::cpu::{Level, force_level, level};
 use unif2ace_kernels::gemm::{Matrix, PackedMatrix, Precision, WeightFormat};
 use unif2ace_kernels::moe::{self, PackedExperts, Weights};
@@ -53,10 +54,14 @@ fn attentions(criterion: &mut Criterion) {
         let shape = attention::Shape { batch, queries, keys, key_room: keys, heads, head_dim };
         let [q, k, v] = [queries, keys, keys].map(|length| values(batch * length * heads * head_dim));
         let mask = vec![0.0; queries * keys];
-        for (name, precision) in [("f32", Precision::F32), ("bf16", Precision::Bf16)] {
+        // As in a model: a picture's keys come from its own pass, those that one token looks at from a cache, in bf16 where products are.
+        let [k_half, v_half] = [&k, &v].map(|x| x.iter().map(|&x| bf16::from_f32(x)).collect::<Vec<_>>());
+        let wide = KeysValues::F32([&k, &v]);
+        let cached = if queries == 1 { KeysValues::Bf16([&k_half, &v_half]) } else { wide };
+        for (name, precision, kept) in [("f32", Precision::F32, wide), ("bf16", Precision::Bf16, cached)] {
             at_levels(criterion, &format!("attention 2x{queries}x{keys} {name}"), || {
                 let mask = Mask { values: &mask, rows: 1 };
-                std::hint::black_box(attention::infer(&q, &k, &v, None, Some(mask), shape, precision));
+                std::hint::black_box(attention::infer(&q, kept, None, Some(mask), shape, precision));
             });
         }
     }

@@ -1,10 +1,11 @@
 //! Softmax attention on unpermuted `[B, L, H * Dh]`, and the norm and rotation of queries and keys before it.
 
+use half::bf16;
 use rayon::prelude::*;
 
 use crate::gemm::{Matrix, Precision, Scratch, new_product};
 use crate::parts::{Parts, in_chunks};
-use crate::simd::{exp, fold, fold_products, larger, map_and_sum, multiversion};
+use crate::simd::{Stored, exp, fold, fold_products, larger, map_and_sum, multiversion};
 
 /// Sizes of an attention.
 #[derive(Debug, Clone, Copy)]
@@ -132,13 +133,20 @@ const BLOCK: usize = 48;
 /// Most queries that are worked on one by one, straight from unpacked keys and values.
 const FEW: usize = 2;
 
+/// Keys, and values behind them, `[rows, room, width]` each, as they are kept.
+#[derive(Debug, Clone, Copy)]
+pub enum KeysValues<'a> {
+    /// As they were computed.
+    F32([&'a [f32]; 2]),
+    /// Rounded, in half the memory.
+    Bf16([&'a [bf16]; 2]),
+}
+
 /// Keys and values that come before those of an attention: those of a prompt, which many passes share.
 #[derive(Debug, Clone, Copy)]
 pub struct Past<'a> {
-    /// `[rows, room, width]`.
-    pub k: &'a [f32],
-    /// As `k`.
-    pub v: &'a [f32],
+    /// `[rows, room, width]` each.
+    pub keys_values: KeysValues<'a>,
     /// Positions that count.
     pub keys: usize,
     /// Positions in memory.
@@ -147,12 +155,40 @@ pub struct Past<'a> {
     pub rows: usize,
 }
 
+multiversion! {
+    /// Rows of `len` values, `stride` apart in x.
+    fn widen(x: &[bf16], stride: usize, len: usize, out: &mut [f32]) {
+        for (out, x) in out.chunks_exact_mut(len).zip(x.chunks(stride)) {
+            out.iter_mut().zip(x).for_each(|(out, x)| *out = x.wide());
+        }
+    }
+}
+
+/// A head's keys (0) or values (1), widened into `wide` where they are kept rounded.
+fn kept_head<'a>(
+    kept: KeysValues<'a>,
+    which: usize,
+    wide: &'a mut Vec<f32>,
+    shape: Shape,
+    [length, room]: [usize; 2],
+    b: usize,
+    h: usize,
+) -> Matrix<'a> {
+    match kept {
+        KeysValues::F32(kept) => head(kept[which], shape, [length, room], b, h),
+        KeysValues::Bf16(kept) => {
+            wide.resize(length * shape.head_dim, 0.0);
+            widen(&kept[which][b * room * shape.width() + h * shape.head_dim..], shape.width(), shape.head_dim, wide);
+            Matrix::new(wide, length, shape.head_dim)
+        }
+    }
+}
+
 /// The result of [`forward`] alone, without the weights: for inference. Scores live only as long as a block of queries needs them. The mask
 /// knows of the keys of `past` as well, which come first.
 pub fn infer(
     q: &[f32],
-    k: &[f32],
-    v: &[f32],
+    keys_values: KeysValues<'_>,
     past: Option<Past<'_>>,
     mask: Option<Mask<'_>>,
     shape: Shape,
@@ -160,7 +196,10 @@ pub fn infer(
 ) -> Vec<f32> {
     let Shape { batch, queries, keys, heads, head_dim, .. } = shape;
     if queries <= FEW && past.is_none() {
-        return few(q, k, v, mask, shape);
+        return match keys_values {
+            KeysValues::F32([k, v]) => few(q, k, v, mask, shape),
+            KeysValues::Bf16([k, v]) => few(q, k, v, mask, shape),
+        };
     }
     let width = shape.width();
     let scale = 1.0 / (head_dim as f32).sqrt();
@@ -168,14 +207,15 @@ pub fn infer(
     let all_keys = before + keys;
     let mut out = Vec::with_capacity(batch * queries * width);
     let parts = Parts(out.as_mut_ptr());
-    let work = |([k_packed, v_packed, k_past, v_past], scores): &mut ([Scratch; 4], Vec<f32>), index: usize| {
+    let work = |([k_packed, v_packed, k_past, v_past], [scores, wide]): &mut ([Scratch; 4], [Vec<f32>; 2]), index: usize| {
         let (b, h) = (index / heads, index % heads);
-        k_packed.pack(head(k, shape, [keys, shape.key_room], b, h).t(), precision);
-        v_packed.pack(head(v, shape, [keys, shape.key_room], b, h), precision);
+        let pack = |kept, k: &mut Scratch, v: &mut Scratch, wide: &mut Vec<f32>, lengths, b| {
+            k.pack(kept_head(kept, 0, wide, shape, lengths, b, h).t(), precision);
+            v.pack(kept_head(kept, 1, wide, shape, lengths, b, h), precision);
+        };
+        pack(keys_values, k_packed, v_packed, wide, [keys, shape.key_room], b);
         if let Some(past) = &past {
-            let part = |x| head(x, shape, [past.keys, past.room], b % past.rows, h);
-            k_past.pack(part(past.k).t(), precision);
-            v_past.pack(part(past.v), precision);
+            pack(past.keys_values, k_past, v_past, wide, [past.keys, past.room], b % past.rows);
         }
         let q = head(q, shape, [queries; 2], b, h);
         let mask = mask.map(|mask| &mask.values[(b % mask.rows) * queries * all_keys..][..queries * all_keys]);
@@ -213,7 +253,7 @@ pub fn infer(
 }
 
 /// Few queries: decoding. Keys and values are read once, in the order of memory, for all heads of a task.
-fn few(q: &[f32], k: &[f32], v: &[f32], mask: Option<Mask<'_>>, shape: Shape) -> Vec<f32> {
+fn few<T: Stored>(q: &[f32], k: &[T], v: &[T], mask: Option<Mask<'_>>, shape: Shape) -> Vec<f32> {
     let Shape { batch, queries, keys, heads, head_dim, .. } = shape;
     let width = shape.width();
     let scale = 1.0 / (head_dim as f32).sqrt();
@@ -250,7 +290,7 @@ fn few(q: &[f32], k: &[f32], v: &[f32], mask: Option<Mask<'_>>, shape: Shape) ->
 
 multiversion! {
     /// Products of each head of `q` with that head of `keys` rows, `stride` apart: `[heads][keys]`.
-    fn dots(q: &[f32], k: &[f32], stride: usize, head_dim: usize, keys: usize, scores: &mut [f32]) {
+    fn dots<T: Stored>(q: &[f32], k: &[T], stride: usize, head_dim: usize, keys: usize, scores: &mut [f32]) {
         for key in 0..keys {
             let k = &k[key * stride..][..q.len()];
             for (head, (q, k)) in q.chunks_exact(head_dim).zip(k.chunks_exact(head_dim)).enumerate() {
@@ -262,12 +302,12 @@ multiversion! {
 
 multiversion! {
     /// Adds to each head of `out` that head of `keys` rows of v, `stride` apart, each times its weight.
-    fn mix(weights: &[f32], v: &[f32], stride: usize, head_dim: usize, keys: usize, out: &mut [f32]) {
+    fn mix<T: Stored>(weights: &[f32], v: &[T], stride: usize, head_dim: usize, keys: usize, out: &mut [f32]) {
         for key in 0..keys {
             let v = &v[key * stride..][..out.len()];
             for (head, (out, v)) in out.chunks_exact_mut(head_dim).zip(v.chunks_exact(head_dim)).enumerate() {
                 let weight = weights[head * keys + key];
-                out.iter_mut().zip(v).for_each(|(out, v)| *out += weight * v);
+                out.iter_mut().zip(v).for_each(|(out, v)| *out += weight * v.wide());
             }
         }
     }
@@ -361,6 +401,9 @@ mod tests {
                 let width = heads * head_dim;
                 let shape = Shape { batch, queries, keys, key_room: keys, heads, head_dim };
                 let [q, k, v] = [(queries, 1), (keys, 2), (keys, 3)].map(|(length, seed)| values(batch * length * width, seed));
+                // Keys and values that bf16 holds exactly.
+                let [k, v] = [k, v].map(|x| x.into_iter().map(|x| bf16::from_f32(x).to_f32()).collect::<Vec<_>>());
+                let narrow = |x: &[f32]| x.iter().map(|&x| bf16::from_f32(x)).collect::<Vec<_>>();
                 let mask: Vec<f32> =
                     values(rows * queries * keys, 4).iter().map(|v| if *v < -0.5 { -1e9 } else { 0.0 }).collect();
                 let mask = Mask { values: &mask, rows };
@@ -375,16 +418,24 @@ mod tests {
                             assert!((found - expected).abs() < 1e-5, "{level:?} {what} {shape:?}: {found} and {expected}");
                         }
                     };
-                    near(infer(&q, &roomy(&k), &roomy(&v), None, Some(mask), shape, Precision::F32), "at once");
                     // The same keys in two parts, of which the first is held with room behind it.
                     let before = keys / 3;
-                    let cut = |x: &[f32], from: usize, to: usize| -> Vec<f32> {
-                        x.chunks_exact(keys * width).flat_map(|x| x[from * width..to * width].to_vec()).collect()
+                    let cut = |x: &[f32]| -> Vec<f32> {
+                        x.chunks_exact(keys * width).flat_map(|x| x[before * width..].to_vec()).collect()
                     };
-                    let past = Past { k: &k, v: &v, keys: before, room: keys, rows: batch };
                     let rest = Shape { keys: keys - before, key_room: keys - before, ..shape };
-                    let [k_rest, v_rest] = [&k, &v].map(|x| cut(x, before, keys));
-                    near(infer(&q, &k_rest, &v_rest, Some(past), Some(mask), rest, Precision::F32), "after a past");
+                    let (all, rests) = ([roomy(&k), roomy(&v)], [cut(&k), cut(&v)]);
+                    let narrow_all = [narrow(&all[0]), narrow(&all[1])];
+                    for (kept, what) in [
+                        (KeysValues::F32([&all[0], &all[1]]), "f32"),
+                        (KeysValues::Bf16([&narrow_all[0], &narrow_all[1]]), "bf16"),
+                    ] {
+                        near(infer(&q, kept, None, Some(mask), shape, Precision::F32), what);
+                        let past = Past { keys_values: kept, keys: before, room: keys + room, rows: batch };
+                        let found =
+                            infer(&q, KeysValues::F32([&rests[0], &rests[1]]), Some(past), Some(mask), rest, Precision::F32);
+                        near(found, &format!("after a past in {what}"));
+                    }
                 }
             }
         });

@@ -3,6 +3,7 @@
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
+use half::bf16;
 use rayon::prelude::*;
 
 use crate::simd::multiversion;
@@ -14,7 +15,7 @@ const SERIAL: usize = 1 << 15;
 ///
 /// # Safety
 /// `write` writes every value of its chunk.
-unsafe fn written(len: usize, chunk: usize, write: impl Fn(usize, &mut [MaybeUninit<f32>]) + Sync) -> Vec<f32> {
+unsafe fn written<T: Send>(len: usize, chunk: usize, write: impl Fn(usize, &mut [MaybeUninit<T>]) + Sync) -> Vec<T> {
     let mut out = Vec::with_capacity(len);
     let room = &mut out.spare_capacity_mut()[..len];
     if len <= SERIAL {
@@ -58,6 +59,23 @@ pub fn sum(a: &[f32], b: &[f32], c: &[f32], d: Option<&[f32]>) -> Vec<f32> {
             sum_chunk(out, parts.map(|part| &part[range.clone()]), count);
         })
     }
+}
+
+multiversion! {
+    fn round_chunk(out: &mut [MaybeUninit<bf16>], x: &[f32]) {
+        for (out, x) in out.iter_mut().zip(x) {
+            let bits = x.to_bits();
+            let nearest = bits.wrapping_add(0x7FFF + ((bits >> 16) & 1)) >> 16;
+            out.write(bf16::from_bits(if x.is_nan() { 0x7FC0 } else { nearest as u16 }));
+        }
+    }
+}
+
+/// The nearest numbers of bfloat16, ties to even.
+pub fn rounded(x: &[f32]) -> Vec<bf16> {
+    const CHUNK: usize = 1 << 14;
+    // SAFETY: `x` has as many values as are written.
+    unsafe { written(x.len(), CHUNK, |index, out| round_chunk(out, &x[index * CHUNK..][..out.len()])) }
 }
 
 multiversion! {
@@ -168,6 +186,14 @@ mod tests {
 
     fn values(count: usize, seed: u32) -> Vec<f32> {
         (0..count as u32).map(|i| ((i ^ seed).wrapping_mul(2_654_435_761) >> 8) as f32 / (1 << 23) as f32 - 1.0).collect()
+    }
+
+    #[test]
+    fn rounding_is_the_librarys() {
+        let mut x = values(40_000, 1);
+        x.extend([0.0, -0.0, f32::MAX, f32::MIN, f32::INFINITY, 1e-42, 1.003_906_3, 1.011_718_8, -1.011_718_8]);
+        assert!(rounded(&x).iter().zip(&x).all(|(found, &x)| found.to_bits() == bf16::from_f32(x).to_bits()));
+        assert!(rounded(&[f32::NAN, f32::from_bits(u32::MAX), f32::from_bits(0x7F80_0001)]).iter().all(|x| x.is_nan()));
     }
 
     #[test]

@@ -1,23 +1,25 @@
 //! One plain loop, compiled for each instruction level.
 
+use half::bf16;
+
 /// Defines a function whose body is compiled for every level of [`crate::cpu::Level`] and chosen at run time. The body is ordinary safe
 /// Rust over slices (the portable version is its scalar twin); the compiler vectorises it.
 macro_rules! multiversion {
-    ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident $(<$t:ident: $bound:path>)? ($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
         $(#[$meta])*
         #[allow(clippy::too_many_arguments)]
-        $vis fn $name($($arg: $ty),*) $(-> $ret)? {
+        $vis fn $name $(<$t: $bound>)? ($($arg: $ty),*) $(-> $ret)? {
             #[inline(always)]
             #[allow(clippy::too_many_arguments)]
-            fn body($($arg: $ty),*) $(-> $ret)? $body
+            fn body $(<$t: $bound>)? ($($arg: $ty),*) $(-> $ret)? $body
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma")]
             #[allow(clippy::too_many_arguments)]
-            fn avx512($($arg: $ty),*) $(-> $ret)? { body($($arg),*) }
+            fn avx512 $(<$t: $bound>)? ($($arg: $ty),*) $(-> $ret)? { body($($arg),*) }
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2,fma")]
             #[allow(clippy::too_many_arguments)]
-            fn avx2($($arg: $ty),*) $(-> $ret)? { body($($arg),*) }
+            fn avx2 $(<$t: $bound>)? ($($arg: $ty),*) $(-> $ret)? { body($($arg),*) }
             match $crate::cpu::level() {
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: `level` found these instructions on this CPU.
@@ -79,20 +81,40 @@ pub(crate) fn fold(x: &[f32], start: f32, f: impl Fn(f32, f32) -> f32) -> Lanes 
     all
 }
 
+/// A number as it is stored; computing is in f32.
+pub(crate) trait Stored: Copy + Send + Sync {
+    fn wide(self) -> f32;
+}
+
+impl Stored for f32 {
+    #[inline(always)]
+    fn wide(self) -> f32 {
+        self
+    }
+}
+
+impl Stored for bf16 {
+    // Not `to_f32`, which looks for quiet and signalling NaNs and does not vectorise.
+    #[inline(always)]
+    fn wide(self) -> f32 {
+        f32::from_bits(u32::from(self.to_bits()) << 16)
+    }
+}
+
 /// `lane += x * y`, of as many values as the shorter one has.
 #[inline(always)]
-pub(crate) fn fold_products(x: &[f32], y: &[f32]) -> Lanes {
+pub(crate) fn fold_products<T: Stored>(x: &[f32], y: &[T]) -> Lanes {
     let len = x.len().min(y.len());
     let mut lanes = [0.0; 16];
     let ((chunks, rest), (chunks_y, rest_y)) = (x[..len].as_chunks::<16>(), y[..len].as_chunks::<16>());
     for (x, y) in chunks.iter().zip(chunks_y) {
         for ((lane, x), y) in lanes.iter_mut().zip(x).zip(y) {
-            *lane += x * y;
+            *lane += x * y.wide();
         }
     }
     let mut all = lanes;
     for ((lane, x), y) in all.iter_mut().zip(rest).zip(rest_y) {
-        *lane += x * y;
+        *lane += x * y.wide();
     }
     all
 }

@@ -9,9 +9,9 @@ use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::flex::{FlexTensor, Layout};
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Autodiff, Backend, Flex, backend_extension};
-use burn::tensor::{Bytes, DType, Shape};
+use burn::tensor::{Bytes, DType, Shape, bf16};
 use unif2ace_kernels::activation::Activation;
-use unif2ace_kernels::attention::{self, Mask, Tables};
+use unif2ace_kernels::attention::{self, KeysValues, Mask, Tables};
 use unif2ace_kernels::gemm::Precision;
 use unif2ace_kernels::linear::{self, Shape as LinearShape};
 use unif2ace_kernels::{loss, norm};
@@ -105,6 +105,14 @@ fn attention_forward(
     (tensor(out, dims::<3>(q)), weights)
 }
 
+/// Keys and values as the kernels take them: in bf16 where a cache keeps them so.
+pub(crate) fn with_keys_values<R>(k: &FlexTensor, v: &FlexTensor, run: impl FnOnce(KeysValues<'_>) -> R) -> R {
+    match (k.as_slice::<bf16>(), v.as_slice::<bf16>()) {
+        (Some(k), Some(v)) => run(KeysValues::Bf16([k, v])),
+        _ => run(KeysValues::F32([&values(k), &values(v)])),
+    }
+}
+
 /// As [`attention_forward`], without the weights.
 fn attention_infer(
     [q, k, v]: [&FlexTensor; 3],
@@ -116,7 +124,8 @@ fn attention_infer(
     let shape = attention_shape(q, k, masked.then_some(mask), heads);
     let mask_values = values(mask);
     let mask = masked.then(|| Mask { values: &mask_values, rows: dims::<3>(mask)[0] });
-    tensor(attention::infer(&values(q), &values(k), &values(v), None, mask, shape, precision), dims::<3>(q))
+    let mixed = with_keys_values(k, v, |kept| attention::infer(&values(q), kept, None, mask, shape, precision));
+    tensor(mixed, dims::<3>(q))
 }
 
 /// In place where nobody else holds `x`.

@@ -19,7 +19,7 @@ pub use packed::{
     PackedConv, PackedExperts, PackedLinear, PackedTable, pack_conv2d, pack_experts, pack_linear, packed_conv2d, packed_linear,
     packed_linears, packed_moe_mlp,
 };
-pub use passes::{attention_after, has_passes, mean_of_part, mix_part, sum_of};
+pub use passes::{attention_after, has_passes, mean_of_part, mix_part, rounded, sum_of};
 pub use recompute::{Recomputed, Run, Traced};
 pub use taps::{PartialGradients, TapListener, WatchedGradient, listen_to_taps, tap, watch_gradient};
 pub use unif2ace_kernels::cpu::{Level as CpuLevel, level as cpu_level};
@@ -206,7 +206,8 @@ pub fn layer_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, bias: Tensor<
 
 /// Softmax attention of H heads on unpermuted `[B, L, H * head_dim]`: norm of queries and keys, rotary on the first R dims of a head,
 /// `q k / sqrt(head_dim) + mask`, softmax over keys, times v. `mask` is additive `[B or 1, L, S]` and gets no gradient. Keys and values may
-/// have room for positions to come behind those that the mask knows of; what is there is not looked at.
+/// have room for positions to come behind those that the mask knows of; what is there is not looked at. Where [`has_passes`], they may be
+/// kept in bf16.
 pub fn attention(
     q_BLD: Tensor<3>,
     k_BSD: Tensor<3>,

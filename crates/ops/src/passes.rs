@@ -1,17 +1,17 @@
 //! Passes over hidden states that inference takes at once where training takes them operation by operation.
 
-use burn::backend::flex::FlexTensor;
+use burn::backend::flex::{FlexTensor, Layout};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, DispatchDevice, Flex, backend_extension};
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Bytes, DType, Device, Tensor};
 use unif2ace_kernels::attention::{self, Mask, Past};
 use unif2ace_kernels::gemm::Precision;
 use unif2ace_kernels::rows::{self, Feature};
 
-use crate::cpu::{dims, tensor, values};
+use crate::cpu::{dims, tensor, values, with_keys_values};
 use crate::kernel_precision;
 
-/// Whether [`sum_of`], [`mean_of_part`], [`mix_part`] and [`attention_after`] work on the device: burn's CPU backend without gradients.
+/// Whether [`sum_of`], [`mean_of_part`], [`mix_part`], [`rounded`] and [`attention_after`] work on the device: burn's CPU backend without gradients.
 pub fn has_passes(device: &Device) -> bool {
     matches!(device.clone().as_dispatch(), DispatchDevice::Flex(_))
 }
@@ -40,6 +40,8 @@ pub trait PassOps: Backend {
         start: usize,
         num: usize,
     ) -> FloatTensor<Self>;
+    /// See [`rounded`].
+    fn f2_rounded(x: FloatTensor<Self>) -> FloatTensor<Self>;
     /// See [`attention_after`]: `q`, `k`, `v` and the keys and values before them.
     fn f2_attention_after(
         q: FloatTensor<Self>,
@@ -83,6 +85,14 @@ impl PassOps for Flex {
         tensor(mixed, dims::<3>(&x))
     }
 
+    fn f2_rounded(x: FlexTensor) -> FlexTensor {
+        FlexTensor::new(
+            Bytes::from_elems(rows::rounded(&values(&x))),
+            Layout::contiguous(x.layout().shape().clone()),
+            DType::BF16,
+        )
+    }
+
     fn f2_attention_after(
         q: FlexTensor,
         k: FlexTensor,
@@ -98,10 +108,12 @@ impl PassOps for Flex {
         let keys = dims::<3>(&k)[1];
         let [rows, room, _] = dims(&past_k);
         let shape = attention::Shape { batch, queries, keys, key_room: keys, heads, head_dim: width / heads };
-        let (past_k, past_v, mask_values) = (values(&past_k), values(&past_v), values(&mask));
-        let past = Past { k: &past_k, v: &past_v, keys: held, room, rows };
+        let mask_values = values(&mask);
         let mask = Mask { values: &mask_values, rows: dims::<3>(&mask)[0] };
-        let mixed = attention::infer(&values(&q), &values(&k), &values(&v), Some(past), Some(mask), shape, precision);
+        let mixed = with_keys_values(&past_k, &past_v, |keys_values| {
+            let past = Past { keys_values, keys: held, room, rows };
+            with_keys_values(&k, &v, |new| attention::infer(&values(&q), new, Some(past), Some(mask), shape, precision))
+        });
         tensor(mixed, [batch, queries, width])
     }
 }
@@ -137,8 +149,13 @@ pub fn mix_part(
     Tensor::from_dispatch(Dispatch::f2_mix_part(x, n, [keep_B, v, w], first, second, count, start, num))
 }
 
+/// The same numbers in bf16, by the fast way of this CPU.
+pub fn rounded(x: Tensor<3>) -> Tensor<3> {
+    Tensor::from_dispatch(Dispatch::f2_rounded(x.into_dispatch()))
+}
+
 /// Softmax attention of H heads as [`crate::attention`] without norm and rotation, over the first `held` positions of `past` (keys and values,
-/// `[1 or B, room, D]`) and the new ones behind them, which are not copied together. The mask is `[1 or B, L, held + S]`.
+/// `[1 or B, room, D]`, in f32 or bf16) and the new ones behind them, which are not copied together. The mask is `[1 or B, L, held + S]`.
 pub fn attention_after(
     [q_BLD, k_BSD, v_BSD]: [Tensor<3>; 3],
     [past_k, past_v]: [Tensor<3>; 2],

@@ -1,8 +1,8 @@
 //! Self-attention with normalised, partly rotated queries and keys, and its cache.
 
 use burn::module::Module;
-use burn::tensor::{Device, Tensor};
-use unif2ace_ops::{QkNorm, Rotary, attention, attention_after, has_passes, norm_rotate};
+use burn::tensor::{DType, Device, Tensor};
+use unif2ace_ops::{Precision, QkNorm, Rotary, attention, attention_after, has_passes, norm_rotate, precision, rounded};
 
 use crate::config::ModelConfig;
 use crate::nn::{LayerNorm, Linear};
@@ -27,7 +27,8 @@ pub struct Attention {
     num_heads: usize,
 }
 
-/// Keys (normalised and rotated) and values of one block, `[B, room, D]`, of which the first `len` positions are held.
+/// Keys (normalised and rotated) and values of one block, `[B, room, D]`, of which the first `len` positions are held; in bf16 where
+/// products are and the kernels take them so: a token reads all of them once.
 #[derive(Debug, Clone, Default)]
 pub struct LayerCache {
     keys_values: Option<(Tensor<3>, Tensor<3>)>,
@@ -51,16 +52,15 @@ impl LayerCache {
     /// Layers as rows of one, padded on the left with zeros to `longest` positions.
     pub(super) fn stack<'a>(layers: impl Iterator<Item = &'a Self>, longest: usize) -> Self {
         let held: Vec<_> = layers.filter_map(Self::held).collect();
+        let Some(dtype) = held.first().map(|(keys, _)| keys.dtype()) else { return Self::default() };
         let padded = |x_BSD: &Tensor<3>| {
+            let x_BSD = as_dtype(x_BSD.clone(), dtype);
             let [rows, length, width] = x_BSD.dims();
             if length == longest {
-                return x_BSD.clone();
+                return x_BSD;
             }
-            Tensor::cat(vec![Tensor::zeros([rows, longest - length, width], &x_BSD.device()), x_BSD.clone()], 1)
+            Tensor::cat(vec![Tensor::zeros([rows, longest - length, width], (&x_BSD.device(), dtype)), x_BSD], 1)
         };
-        if held.is_empty() {
-            return Self::default();
-        }
         let keys = Tensor::cat(held.iter().map(|(keys, _)| padded(keys)).collect(), 0);
         let values = Tensor::cat(held.iter().map(|(_, values)| padded(values)).collect(), 0);
         Self { keys_values: Some((keys, values)), len: longest }
@@ -77,8 +77,8 @@ impl LayerCache {
         match self.held() {
             None => (keys, values),
             Some((old_keys, old_values)) => {
-                let batch = keys.dims()[0];
-                let join = |old: Tensor<3>, new: Tensor<3>| Tensor::cat(vec![spread(old, batch), new], 1);
+                let (batch, dtype) = (keys.dims()[0], old_keys.dtype());
+                let join = |old: Tensor<3>, new: Tensor<3>| Tensor::cat(vec![spread(old, batch), as_dtype(new, dtype)], 1);
                 (join(old_keys, keys), join(old_values, values))
             }
         }
@@ -88,21 +88,35 @@ impl LayerCache {
     fn append(&mut self, keys: Tensor<3>, values: Tensor<3>) -> (Tensor<3>, Tensor<3>) {
         let [batch, new, width] = keys.dims();
         let (len, end) = (self.len, self.len + new);
+        let dtype = self.keys_values.as_ref().map_or_else(|| kept_dtype(&keys.device()), |(keys, _)| keys.dtype());
         let put = |old: Option<Tensor<3>>, new: Tensor<3>| {
             let roomy = match old {
                 Some(old) if old.dims()[0] == batch && old.dims()[1] >= end => old,
                 old => {
-                    let room = Tensor::zeros([batch, (end + ROOM).max(2 * len) - len, width], &new.device());
+                    let room = Tensor::zeros([batch, (end + ROOM).max(2 * len) - len, width], (&new.device(), dtype));
                     let held = old.filter(|_| len > 0).map(|old| spread(old.narrow(1, 0, len), batch));
                     Tensor::cat(held.into_iter().chain([room]).collect(), 1)
                 }
             };
-            roomy.slice_assign([0..batch, len..end, 0..width], new)
+            roomy.slice_assign([0..batch, len..end, 0..width], as_dtype(new, dtype))
         };
         let (old_keys, old_values) = self.keys_values.take().unzip();
         let joined = (put(old_keys, keys), put(old_values, values));
         (self.keys_values, self.len) = (Some(joined.clone()), end);
         joined
+    }
+}
+
+/// What a new cache keeps its numbers in.
+fn kept_dtype(device: &Device) -> DType {
+    if precision() == Precision::Bf16 && has_passes(device) { DType::BF16 } else { DType::F32 }
+}
+
+fn as_dtype(x: Tensor<3>, dtype: DType) -> Tensor<3> {
+    match dtype {
+        _ if x.dtype() == dtype => x,
+        DType::BF16 if has_passes(&x.device()) => rounded(x),
+        _ => x.cast(dtype),
     }
 }
 

@@ -136,6 +136,13 @@ def same(a: list, b: list) -> str:
     return f"{equal} of {len(b)}"
 
 
+def insist(what: str, found: str) -> None:
+    """Ends the program where float32 gives other results: a faster wrong answer is none."""
+    equal, count = found.split(" of ")
+    if equal != count:
+        sys.exit(f"error: {what}: {found} are equal in float32, so nothing more is timed")
+
+
 def machine() -> dict:
     cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), platform.processor())
     import torch
@@ -165,6 +172,8 @@ def compare(folder: Path, rounds: int, few: bool) -> dict:
         "tokens of an answer": same(texts[0]["tokens"], texts[1]["tokens"]),
     }
     say(str(result["equal"]))
+    for what, found in result["equal"].items():
+        insist(what, found)
 
     pixels = {}
     for side in (256,) if few else (256, 512):
@@ -179,6 +188,7 @@ def compare(folder: Path, rounds: int, few: bool) -> dict:
         for part in ("encode", "decode"):
             pixels[f"{part} {side} px"] = {name: median(reply[f"{part}_seconds"] for reply in all) for name, all in replies.items()}
         pixels[f"equal codes {side} px"] = same(replies["ours"][0]["codes"], replies["reference"][0]["codes"])
+        insist(f"codes of the image tokenizer, {side} px", pixels[f"equal codes {side} px"])
     result["image tokenizer, float32"] = pixels
     result["memory ours f32"] = ours_f32.ask("memory")["peak"]
     ours_f32.stop()
@@ -225,14 +235,20 @@ def compare(folder: Path, rounds: int, few: bool) -> dict:
     for process in {torch_f32, torch_best, *processes.values()}:
         process.stop()
 
+    # From the start of a process: until it can begin, until the first denoising step begins (ours reads the prompt before, the references in
+    # every step), and until that step is done.
     starts = {name: [] for name in ("ours bf16", "ours int8", *RIVALS[:-1])}
-    for _ in range(3):
+    for _ in range(rounds):
         for name in starts:
             kind, dtype = name.split()
             process = ours(folder, dtype) if kind == "ours" else theirs(folder, {"f32": "float32", "bf16": "bfloat16"}[dtype])
-            starts[name].append(process.start_seconds)
+            rival = {} if kind == "ours" else {"rival": "reference"}
+            reply = process.ask("generate", num_inference_steps=1, **rival)
+            begun = process.start_seconds + reply.get("prompt_seconds", 0.0)
+            starts[name].append((process.start_seconds, begun, begun + reply["step_seconds"][0]))
             process.stop()
-    result["start seconds"] = {name: median(seconds) for name, seconds in starts.items()}
+    for index, key in enumerate(("start seconds", "start to first step seconds", "start to end of first step seconds")):
+        result[key] = {name: median(times[index] for times in all) for name, all in starts.items()}
     return result
 
 
@@ -244,6 +260,11 @@ def table(result: dict) -> str:
         for name in ("ours bf16", "ours int8"):
             ratios = " | ".join(f"{seconds[rival] / seconds[name]:.2f}x" for rival in RIVALS)
             lines.append(f"| {title}, {name} | {seconds[name]:.3f} s | {ratios} |")
+    for key in ("start seconds", "start to first step seconds", "start to end of first step seconds"):
+        seconds = result[key]
+        for name in ("ours bf16", "ours int8"):
+            ratios = " | ".join(f"{seconds[rival]:.2f} s, {seconds[rival] / seconds[name]:.2f}x" for rival in RIVALS[:-1])
+            lines.append(f"| {key}, {name} | {seconds[name]:.2f} s | {ratios} | |")
     lines += ["", "| image tokenizer, float32 | ours | reference | strong |", "|---|---|---|---|"]
     for work, seconds in result["image tokenizer, float32"].items():
         if isinstance(seconds, dict):

@@ -47,6 +47,14 @@ enum Command {
 fn main() -> ExitCode {
     unif2ace_ops::keep_freed_memory();
     let cli = Cli::parse();
+    if let Some(found) = unif2ace_ops::unknown_cpu_mask() {
+        let names = unif2ace_ops::CpuLevel::ALL.map(unif2ace_ops::CpuLevel::name).join(", ");
+        let text = format!(
+            "{} is '{found}', expected one of {names}\nhint: unset it to use all that this CPU has",
+            unif2ace_ops::CPU_MASK
+        );
+        return outcome::report(Err(outcome::fail(text)));
+    }
     let level = if matches!(cli.command, Command::Train(_) | Command::Eval(_)) { "info" } else { "warn" };
     let filter = EnvFilter::try_from_env("UNIF2ACE_LOG").unwrap_or_else(|_| EnvFilter::new(level));
     let lines = tracing_subscriber::fmt::layer()

@@ -19,20 +19,39 @@ pub enum Level {
 impl Level {
     /// All levels, also those that this CPU lacks.
     pub const ALL: [Self; 4] = [Self::Portable, Self::Avx2, Self::Avx512, Self::Amx];
+
+    /// The name that [`MASK`] knows it by.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Portable => "portable",
+            Self::Avx2 => "avx2",
+            Self::Avx512 => "avx512",
+            Self::Amx => "amx",
+        }
+    }
+
+    fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|level| level.name() == name)
+    }
+}
+
+/// The environment variable that masks what the CPU has.
+pub const MASK: &str = "UNIF2ACE_CPU";
+
+/// What [`MASK`] says, if that is no level's name: programs should refuse it, as [`level`] takes no notice of it.
+pub fn unknown_mask() -> Option<String> {
+    let value = std::env::var_os(MASK)?;
+    let known = value.to_str().is_some_and(|name| Level::named(name).is_some());
+    (!known).then(|| value.to_string_lossy().into_owned())
 }
 
 static FORCED: AtomicU8 = AtomicU8::new(u8::MAX);
 
-/// The level in use: the best the CPU has, or less where `UNIF2ACE_CPU` (`portable`, `avx2`, `avx512`, `amx`) or [`force_level`] says so.
+/// The level in use: the best the CPU has, or less where [`MASK`] (`portable`, `avx2`, `avx512`, `amx`) or [`force_level`] says so.
 pub fn level() -> Level {
     static DETECTED: OnceLock<Level> = OnceLock::new();
     let detected = *DETECTED.get_or_init(|| {
-        let wanted = match std::env::var("UNIF2ACE_CPU").as_deref() {
-            Ok("portable") => Level::Portable,
-            Ok("avx2") => Level::Avx2,
-            Ok("avx512") => Level::Avx512,
-            _ => Level::Amx,
-        };
+        let wanted = std::env::var(MASK).ok().and_then(|name| Level::named(&name)).unwrap_or(Level::Amx);
         wanted.min(available())
     });
     match FORCED.load(Ordering::Relaxed) {

@@ -8,16 +8,56 @@ use crate::simd::{Lanes, fold, multiversion};
 /// Rows that one task handles; fewer don't go to the threads at all.
 const ROWS: usize = 64;
 
+/// Rows whose sums are taken side by side: those of one row wait for each other.
+const ABREAST: usize = 4;
+
 multiversion! {
     fn forward_rows(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, y: &mut [f32]) {
         let width = weight.len();
-        for (x, y) in x.chunks_exact(width).zip(y.chunks_exact_mut(width)) {
-            let (mean, scale) = moments(x, eps);
-            for (((y, &x), &w), &b) in y.iter_mut().zip(x).zip(weight).zip(bias) {
-                *y = (x - mean) * scale * w + b;
+        let (many, many_y) = (x.chunks_exact(ABREAST * width), y.chunks_exact_mut(ABREAST * width));
+        let done = many.len() * ABREAST * width;
+        for (x, y) in many.zip(many_y) {
+            normalise::<ABREAST>(x, weight, bias, eps, y);
+        }
+        for (x, y) in x[done..].chunks_exact(width).zip(y[done..].chunks_exact_mut(width)) {
+            normalise::<1>(x, weight, bias, eps, y);
+        }
+    }
+}
+
+/// R rows.
+#[inline(always)]
+fn normalise<const R: usize>(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, y: &mut [f32]) {
+    let width = weight.len();
+    let rows: [&[f32]; R] = std::array::from_fn(|row| &x[row * width..][..width]);
+    let mean = sums(rows, |_, v| v).map(|sum| sum / width as f32);
+    let squares = sums(rows, |row, v| (v - mean[row]) * (v - mean[row]));
+    for (row, y) in y.chunks_exact_mut(width).enumerate().take(R) {
+        let (mean, scale) = (mean[row], 1.0 / (squares[row] / width as f32 + eps).sqrt());
+        for (((y, &x), &w), &b) in y.iter_mut().zip(rows[row]).zip(weight).zip(bias) {
+            *y = (x - mean) * scale * w + b;
+        }
+    }
+}
+
+/// [`sum`] of several rows of one length.
+#[inline(always)]
+fn sums<const R: usize>(rows: [&[f32]; R], f: impl Fn(usize, f32) -> f32) -> [f32; R] {
+    let chunks = rows.map(|row| row.as_chunks::<16>().0);
+    let count = chunks.iter().map(|chunks| chunks.len()).min().unwrap_or(0);
+    let chunks = chunks.map(|chunks| &chunks[..count]);
+    let mut lanes: [Lanes; R] = [[0.0; 16]; R];
+    for index in 0..count {
+        for row in 0..R {
+            for (lane, &v) in lanes[row].iter_mut().zip(&chunks[row][index]) {
+                *lane += f(row, v);
             }
         }
     }
+    std::array::from_fn(|row| {
+        let rest = &rows[row][count * 16..];
+        lanes[row].iter().sum::<f32>() + rest.iter().map(|&v| f(row, v)).sum::<f32>()
+    })
 }
 
 #[inline(always)]

@@ -6,6 +6,7 @@ use std::ops::Range;
 use half::bf16;
 use rayon::prelude::*;
 
+use crate::gemm::bf16_bits;
 use crate::simd::multiversion;
 
 /// Values under which threads cost more than they bring.
@@ -63,11 +64,9 @@ pub fn sum(a: &[f32], b: &[f32], c: &[f32], d: Option<&[f32]>) -> Vec<f32> {
 
 multiversion! {
     fn round_chunk(out: &mut [MaybeUninit<bf16>], x: &[f32]) {
-        for (out, x) in out.iter_mut().zip(x) {
-            let bits = x.to_bits();
-            let nearest = bits.wrapping_add(0x7FFF + ((bits >> 16) & 1)) >> 16;
-            out.write(bf16::from_bits(if x.is_nan() { 0x7FC0 } else { nearest as u16 }));
-        }
+        out.iter_mut().zip(x).for_each(|(out, &x)| {
+            out.write(bf16::from_bits(bf16_bits(x)));
+        });
     }
 }
 

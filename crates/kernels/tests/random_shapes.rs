@@ -1,14 +1,17 @@
-//! Matrix products of random sizes, in every format and at every instruction level, against their definition. Sizes fall on both sides of
-//! the kernels' tiles, panels, groups and blocks.
+//! Matrix products, convolutions, attention and experts of random sizes, in every format and at every instruction level, against their
+//! definitions. Sizes fall on both sides of the kernels' tiles, panels, groups and blocks.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test may end by them
 
 use std::sync::{Mutex, PoisonError};
 
+use half::bf16;
 use proptest::prelude::*;
 use unif2ace_kernels::activation::Activation;
+use unif2ace_kernels::attention::{self, KeysValues, Mask, Past};
 use unif2ace_kernels::conv;
 use unif2ace_kernels::cpu::{Level, force_level};
 use unif2ace_kernels::gemm::{Matrix, PackedMatrix, Precision, Scratch, WeightFormat, gemm};
+use unif2ace_kernels::moe::{self, PackedExperts, Weights};
 
 fn values(count: usize, seed: u32) -> Vec<f32> {
     (0..count as u32).map(|i| ((i ^ seed).wrapping_mul(2_654_435_761) >> 8) as f32 / (1 << 23) as f32 - 1.0).collect()
@@ -156,5 +159,132 @@ proptest! {
         force_level(None);
         // Sums of up to 288 products of values up to 1.
         follow_definition(&ys, &x, &weight, &bias, shape, 1e-4)?;
+    }
+}
+
+/// Attention of one query and head over all keys, in f64.
+fn attend(q: &[f32], keys: &[&[f32]], values: &[&[f32]], mask: &[f32]) -> Vec<f64> {
+    let dot = |k: &[f32]| q.iter().zip(k).map(|(q, k)| f64::from(*q) * f64::from(*k)).sum::<f64>();
+    let scores: Vec<f64> = keys.iter().zip(mask).map(|(k, mask)| dot(k) / (q.len() as f64).sqrt() + f64::from(*mask)).collect();
+    let most = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let weights: Vec<f64> = scores.iter().map(|score| (score - most).exp()).collect();
+    let sum: f64 = weights.iter().sum();
+    let mix = |d: usize| weights.iter().zip(values).map(|(weight, v)| weight * f64::from(v[d])).sum::<f64>() / sum;
+    (0..q.len()).map(mix).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn attention_of_any_size_follows_its_definition(
+        queries in prop_oneof![1usize..4, 40usize..60],
+        [before, keys] in [0usize..40, 1usize..60],
+        [batch, heads, head_dim] in [1usize..3, 1usize..4, 1usize..70],
+        [room, past_room] in [0usize..3, 0usize..3],
+        [one_past, one_mask] in [any::<bool>(), any::<bool>()],
+        seed in 0u32..1000,
+    ) {
+        let width = heads * head_dim;
+        let exact = |count, seed| -> Vec<f32> { values(count, seed).iter().map(|&x| bf16::from_f32(x).to_f32()).collect() };
+        let narrow = |x: &[f32]| x.iter().map(|&x| bf16::from_f32(x)).collect::<Vec<_>>();
+        let (past_rows, mask_rows) = (if one_past { 1 } else { batch }, if one_mask { 1 } else { batch });
+        let q = exact(batch * queries * width, seed);
+        let new = [1, 2].map(|n| exact(batch * (keys + room) * width, seed + n));
+        let old = [3, 4].map(|n| exact(past_rows * (before + past_room) * width, seed + n));
+        // The last key is always seen: a softmax over nothing is not defined.
+        let mask: Vec<f32> = values(mask_rows * queries * (before + keys), seed + 5)
+            .iter()
+            .enumerate()
+            .map(|(place, &x)| if x < -0.2 && (place + 1) % (before + keys) != 0 { -1e9 } else { 0.0 })
+            .collect();
+        let part = |x: &'_ [f32], row: usize, head: usize| -> Vec<f32> { x[row * width + head * head_dim..][..head_dim].to_vec() };
+        let mut expected = Vec::new();
+        for (b, query) in (0..batch * queries).map(|row| (row / queries, row % queries)) {
+            let mask = &mask[((b % mask_rows) * queries + query) * (before + keys)..][..before + keys];
+            for head in 0..heads {
+                let [k, v] = [0, 1].map(|which| -> Vec<Vec<f32>> {
+                    let past = (0..before).map(|key| part(&old[which], (b % past_rows) * (before + past_room) + key, head));
+                    past.chain((0..keys).map(|key| part(&new[which], b * (keys + room) + key, head))).collect()
+                });
+                let k: Vec<&[f32]> = k.iter().map(Vec::as_slice).collect();
+                let v: Vec<&[f32]> = v.iter().map(Vec::as_slice).collect();
+                expected.extend(attend(&part(&q, b * queries + query, head), &k, &v, mask));
+            }
+        }
+        let shape = attention::Shape { batch, queries, keys, key_room: keys + room, heads, head_dim };
+        let narrow_new = [narrow(&new[0]), narrow(&new[1])];
+        let narrow_old = [narrow(&old[0]), narrow(&old[1])];
+        let forms = [
+            (KeysValues::F32([&new[0], &new[1]]), KeysValues::F32([&old[0], &old[1]])),
+            (KeysValues::Bf16([&narrow_new[0], &narrow_new[1]]), KeysValues::Bf16([&narrow_old[0], &narrow_old[1]])),
+        ];
+        let _alone = LEVEL.lock().unwrap_or_else(PoisonError::into_inner);
+        for level in Level::ALL {
+            force_level(Some(level));
+            // In bf16 scores and weights are rounded too.
+            for (precision, tolerance) in [(Precision::F32, 1e-5), (Precision::Bf16, 1.5e-2)] {
+                for (new, keys_values) in forms {
+                    let past = Past { keys_values, keys: before, room: before + past_room, rows: past_rows };
+                    let past = (before > 0).then_some(past);
+                    let mask = Mask { values: &mask, rows: mask_rows };
+                    let found = attention::infer(&q, new, past, Some(mask), shape, precision);
+                    prop_assert_eq!(found.len(), expected.len());
+                    for (found, expected) in found.iter().zip(&expected) {
+                        let error = (f64::from(*found) - expected).abs();
+                        prop_assert!(error < tolerance, "{:?} {:?} {:?}: {} and {}", level, precision, shape, found, expected);
+                    }
+                }
+            }
+        }
+        force_level(None);
+    }
+
+    #[test]
+    fn experts_of_any_size_follow_their_definition(
+        rows in prop_oneof![1usize..4, 10usize..70],
+        [width, inner] in [1usize..80, 1usize..80],
+        experts in 1usize..9,
+        chosen in 1usize..5,
+        seed in 0u32..1000,
+    ) {
+        let chosen = chosen.min(experts);
+        let shape = moe::Shape { width, inner, experts, chosen };
+        let (x, gates) = (values(rows * width, seed), values(rows * chosen, seed + 1));
+        let (w1, b1) = (values(experts * inner * width, seed + 2), values(experts * inner, seed + 3));
+        let (w2, b2) = (values(experts * width * inner, seed + 4), values(experts * width, seed + 5));
+        let index: Vec<i64> = (0..rows * chosen).map(|slot| ((slot / chosen * 5 + slot % chosen + seed as usize) % experts) as i64).collect();
+        let mut expected = vec![0.0f64; rows * width];
+        for (slot, (&expert, gate)) in index.iter().zip(&gates).enumerate() {
+            let (row, e) = (slot / chosen, expert as usize);
+            let layer = |x: &[f64], w: &[f32], b: &[f32]| -> Vec<f64> {
+                let dot = |w: &[f32]| w.iter().zip(x).map(|(w, x)| f64::from(*w) * x).sum::<f64>();
+                w.chunks_exact(x.len()).zip(b).map(|(w, b)| dot(w) + f64::from(*b)).collect()
+            };
+            let x: Vec<f64> = x[row * width..][..width].iter().map(|&x| f64::from(x)).collect();
+            let hidden = layer(&x, &w1[e * inner * width..][..inner * width], &b1[e * inner..][..inner]);
+            let y = layer(&hidden, &w2[e * width * inner..][..width * inner], &b2[e * width..][..width]);
+            expected[row * width..].iter_mut().zip(y).for_each(|(sum, y)| *sum += f64::from(*gate) * y);
+        }
+        let weights = Weights { w1: &w1, b1: &b1, w2: &w2, b2: &b2 };
+        let _alone = LEVEL.lock().unwrap_or_else(PoisonError::into_inner);
+        for level in Level::ALL {
+            force_level(Some(level));
+            // Values grow with the root of both widths; each rounding is relative to them.
+            let size = ((width * inner) as f64).sqrt() * chosen as f64;
+            for (format, tolerance) in [(WeightFormat::F32, 1e-6), (WeightFormat::Bf16, 1e-2), (WeightFormat::Int8, 3e-2)] {
+                let bank = PackedExperts::new(weights, shape, format);
+                let inferred = moe::infer_packed(&x, &index, &gates, &bank, Activation::None, shape);
+                let (kept, _) = moe::forward_packed(&x, &index, &gates, &bank, Activation::None, shape);
+                for (found, what) in [(inferred, "infer"), (kept, "forward")] {
+                    prop_assert_eq!(found.len(), expected.len());
+                    for (found, expected) in found.iter().zip(&expected) {
+                        let error = (f64::from(*found) - expected).abs();
+                        prop_assert!(error < tolerance * (size + 4.0), "{:?} {:?} {} {:?}: {} and {}", level, format, what, shape, found, expected);
+                    }
+                }
+            }
+        }
+        force_level(None);
     }
 }

@@ -41,42 +41,43 @@ fn whole(model: &Unif2ace, row: &[u32]) -> Vec<f32> {
 }
 
 #[test]
-fn caches_in_bf16_give_what_whole_rows_and_single_prompts_give() {
-    let model = random_tiny(MoeLevel::None, &Device::flex());
-    let (ids, vocab) = (model.config().special_ids(), model.config().vocab_size);
-    let prompter = Prompter::new(model.config(), &words).unwrap();
-    let image: Vec<u32> = (0..4).map(|n| ids.image_offset + 3 * n).collect();
-    let prefix = prompter.mmu_prefix(&image).unwrap();
-    // Long enough to outgrow the room of a cache.
-    let text: Vec<u32> = (0..230).map(|place| 1 + place * 7 % 20).collect();
-    let row = [prefix.as_slice(), &text].concat();
-    let in_f32 = whole(&model, &row);
+fn caches_in_bf16_give_what_whole_rows_and_caches_in_f32_give() {
+    for level in [MoeLevel::None, MoeLevel::Both] {
+        let model = random_tiny(level, &Device::flex());
+        let (ids, vocab) = (model.config().special_ids(), model.config().vocab_size);
+        let prompter = Prompter::new(model.config(), &words).unwrap();
+        let image: Vec<u32> = (0..4).map(|n| ids.image_offset + 3 * n).collect();
+        let prefix = prompter.mmu_prefix(&image).unwrap();
+        // Long enough to outgrow the room of a cache.
+        let text: Vec<u32> = (0..230).map(|place| 1 + place * 7 % 20).collect();
+        let row = [prefix.as_slice(), &text].concat();
+        // Prompts of different lengths together.
+        let draw = || {
+            let prompts = ["1 2", "3 4 5 6", ""].map(|text| model.read_prompt(&prompter.t2i_head(text).unwrap()).unwrap());
+            let together = PromptCache::stack(&prompts.each_ref()).unwrap();
+            values(model.denoise(&together, &[&[ids.mask; 4], &image, &image], Features::default()).unwrap().x_BLD)
+        };
 
-    set_precision(Precision::Bf16);
-    let expected = whole(&model, &row);
-    assert!(max_abs_diff(&expected, &in_f32).0 > 0.0, "products are not rounded: the test is blind");
-    let (start, _) = model.read_image(&prefix, Features::default()).unwrap();
-    for pieces in [vec![1; 230], vec![3, 1, 100, 1, 1, 124], vec![230]] {
-        let (mut reading, mut at) = (start.clone(), 0);
-        for piece in pieces {
-            let (last_1D, _) = model.read_text(&mut reading, &[&text[at..at + piece]]).unwrap();
-            at += piece;
-            let place = prefix.len() + at - 1;
-            near(&values(model.logits(last_1D)), &expected[place * vocab..][..vocab], &format!("after {at} tokens"));
+        set_precision(Precision::F32);
+        let (said_in_f32, drawn_in_f32) = (whole(&model, &row), draw());
+        set_precision(Precision::Bf16);
+        let (said, drawn) = (whole(&model, &row), draw());
+        assert!(max_abs_diff(&said, &said_in_f32).0 > 0.0, "products are not rounded: the test is blind");
+        near(&drawn, &drawn_in_f32, &format!("{level:?} prompts together"));
+        let (start, _) = model.read_image(&prefix, Features::default()).unwrap();
+        for pieces in [vec![1; 230], vec![3, 1, 100, 1, 1, 124], vec![230]] {
+            let (mut reading, mut at) = (start.clone(), 0);
+            for piece in pieces {
+                let (last_1D, _) = model.read_text(&mut reading, &[&text[at..at + piece]]).unwrap();
+                at += piece;
+                let place = prefix.len() + at - 1;
+                near(&values(model.logits(last_1D)), &said[place * vocab..][..vocab], &format!("{level:?} after {at} tokens"));
+            }
         }
+        // A cache that was begun in the other precision goes on as it is.
+        set_precision(Precision::F32);
+        let mut reading = start;
+        let (last_1D, _) = model.read_text(&mut reading, &[&text]).unwrap();
+        near(&values(model.logits(last_1D)), &said_in_f32[(row.len() - 1) * vocab..], "the rest in f32");
     }
-
-    // Prompts of different lengths together, and one alone.
-    let masked = [ids.mask; 4];
-    let prompts = ["1 2", "3 4 5 6", ""].map(|text| model.read_prompt(&prompter.t2i_head(text).unwrap()).unwrap());
-    let together = PromptCache::stack(&prompts.each_ref()).unwrap();
-    let found = values(model.denoise(&together, &[&masked, &masked, &masked], Features::default()).unwrap().x_BLD);
-    for (prompt, found) in prompts.iter().zip(found.chunks_exact(found.len() / prompts.len())) {
-        near(found, &values(model.denoise(prompt, &[&masked], Features::default()).unwrap().x_BLD), "a prompt beside others");
-    }
-    // A cache that was begun in the other precision goes on as it is.
-    set_precision(Precision::F32);
-    let mut reading = start;
-    let (last_1D, _) = model.read_text(&mut reading, &[&text]).unwrap();
-    near(&values(model.logits(last_1D)), &expected[(row.len() - 1) * vocab..], "the rest in f32");
 }

@@ -22,7 +22,7 @@ pub use packed::{
 pub use passes::{attention_after, has_passes, mean_of_part, mix_part, rounded, sum_of};
 pub use recompute::{Recomputed, Run, Traced};
 pub use taps::{PartialGradients, TapListener, WatchedGradient, listen_to_taps, tap, watch_gradient};
-pub use unif2ace_kernels::cpu::{Level as CpuLevel, level as cpu_level};
+pub use unif2ace_kernels::cpu::{Level as CpuLevel, MASK as CPU_MASK, level as cpu_level, unknown_mask as unknown_cpu_mask};
 pub use unif2ace_kernels::gemm::{Element, Matrix, PackedMatrix, Part, WeightFormat};
 pub use unif2ace_kernels::map::MappedFile;
 pub use unif2ace_kernels::memory::keep_freed_memory;

@@ -1,6 +1,7 @@
 //! A model folder in memory.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use unif2ace_data::TextTokenizer;
@@ -10,7 +11,7 @@ use unif2ace_model::encoders::{Clip, FaceNet, clip_pixels};
 use unif2ace_model::moe::{ExpertFeatures, Task};
 use unif2ace_model::transformer::Unif2ace;
 use unif2ace_model::vq::Vq;
-use unif2ace_ops::{Precision, WeightFormat, on_cpu, set_precision};
+use unif2ace_ops::{Precision, WeightFormat, on_cpu, precision, set_precision};
 use unif2ace_weights::{
     LoraFile, NameMap, PACKED_FILE, SafetensorsDir, SafetensorsFile, TensorInfo, WithLora, format_name, load_into, load_packed,
     load_packing, packed_format,
@@ -52,6 +53,18 @@ pub struct Pipeline {
     pub name: String,
 }
 
+/// The precision of products that are not with packed weights holds for the whole process: a second model must not change the first one's
+/// numbers unsaid.
+fn choose_precision(wanted: Precision) {
+    static CHOSEN: AtomicBool = AtomicBool::new(false);
+    if CHOSEN.swap(true, Ordering::Relaxed) && precision() != wanted {
+        tracing::warn!(
+            "attention and convolutions of every model of this process compute in {wanted:?} from here on; hint: load models with the same --dtype, or in processes of their own"
+        );
+    }
+    set_precision(wanted);
+}
+
 impl Pipeline {
     /// Reads a model folder: `config.json`, `model.safetensors` (or, packed, `packed.safetensors`), `vq.safetensors`, `tokenizer.json` and, where the model has them,
     /// `face.safetensors` and `clip.safetensors`.
@@ -90,7 +103,7 @@ impl Pipeline {
             false => load_plain(&unified_config, folder, lora.as_ref(), &device).map(|unified| (unified, WeightFormat::F32)),
         }
         .map_err(fail)?;
-        set_precision(match weights {
+        choose_precision(match weights {
             WeightFormat::F32 => Precision::F32,
             WeightFormat::Bf16 | WeightFormat::Int8 => Precision::Bf16,
         });

@@ -57,8 +57,10 @@ pub struct Int8Matrix {
     offsets: Store<i32>,
 }
 
+/// The size of a step; 0, which makes all of them 0, where it is too small to divide by.
 fn scale_of(values: impl Iterator<Item = f32>) -> f32 {
-    values.fold(0.0f32, |most, value| most.max(value.abs())) / 127.0
+    let scale = values.fold(0.0f32, |most, value| most.max(value.abs())) / 127.0;
+    if scale < f32::MIN_POSITIVE { 0.0 } else { scale }
 }
 
 /// The nearest step, ties to even; 0 where the scale is 0. Adding 1.5 * 2^23 leaves no room for a fraction, and the sum's low bits are the

@@ -24,6 +24,7 @@ use crate::lines::Lines;
 use micro::{NR, Onto, Target};
 
 pub use int8::{GROUP as INT8_GROUP, Int8Matrix};
+pub(crate) use pack::bf16_bits;
 pub use packed::{Element, PackedMatrix, Part, WeightFormat};
 pub use scratch::Scratch;
 

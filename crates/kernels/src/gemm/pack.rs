@@ -80,11 +80,12 @@ pub(super) struct Bf16Pairs;
 #[derive(Clone, Copy)]
 pub(super) struct Widened;
 
-/// Bits of the nearest bfloat16 (ties to even). Values here are finite; a NaN stays a NaN because its quiet bit survives.
+/// Bits of the nearest bfloat16 (ties to even); those of one NaN for every NaN.
 #[inline(always)]
-fn bf16_bits(value: f32) -> u16 {
+pub(crate) fn bf16_bits(value: f32) -> u16 {
     let bits = value.to_bits();
-    ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16) as u16
+    let nearest = bits.wrapping_add(0x7FFF + ((bits >> 16) & 1)) >> 16;
+    if value.is_nan() { 0x7FC0 } else { nearest as u16 }
 }
 
 /// The nearest bfloat16, see [`bf16_bits`].

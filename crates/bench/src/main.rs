@@ -20,7 +20,7 @@ use tracing::Level;
 use tracing_chrome::ChromeLayerBuilder;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::prelude::*;
-use unif2ace_pipeline::WeightFormat;
+use unif2ace_pipeline::{DeviceName, WeightFormat};
 
 /// Benchmarks of UniF²ace.
 #[derive(Debug, Parser)]
@@ -84,6 +84,9 @@ enum Command {
         /// Number format of weights.
         #[arg(long, value_enum)]
         dtype: Dtype,
+        /// Where to compute: cpu, or a GPU (of a build with its feature) with a model that isn't packed.
+        #[arg(long, default_value_t = DeviceName::Cpu)]
+        device: DeviceName,
     },
     /// Write a training step as weights and batches, which our trainer and its rival both do.
     TrainCase(train_case::TrainCaseArgs),
@@ -122,7 +125,11 @@ fn profiled(file: Option<&Path>, work: impl FnOnce() -> Outcome) -> Outcome {
 
 fn main() -> ExitCode {
     unif2ace_ops::keep_freed_memory();
-    let done = match Cli::parse().command {
+    let command = Cli::parse().command;
+    if let Some(found) = unif2ace_ops::unknown_cpu_mask() {
+        return finish(Err(format!("{} is '{found}', which is no level's name", unif2ace_ops::CPU_MASK).into()));
+    }
+    finish(match command {
         Command::Procedural { folder, tokenizer, num_hidden_layers } => procedural::write(&folder, &tokenizer, num_hidden_layers),
         Command::Case { model, folder } => case::write(&model, &folder),
         Command::Accuracy { model, faces, split, num_images } => accuracy::run(&model, &faces, &split, num_images),
@@ -134,13 +141,16 @@ fn main() -> ExitCode {
             tracing_subscriber::fmt().with_target(false).with_writer(std::io::stderr).init();
             ablations::run(&args)
         }
-        Command::Worker { model, case, dtype } => {
+        Command::Worker { model, case, dtype, device } => {
             unif2ace_ops::join_pool();
-            worker::run(&model, &case, dtype.into())
+            worker::run(&model, &case, dtype.into(), device)
         }
         Command::TrainCase(args) => train_case::write(&args),
         Command::TrainWorker(args) => profiled(args.profile.as_deref(), || train_worker::run(&args)),
-    };
+    })
+}
+
+fn finish(done: Outcome) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

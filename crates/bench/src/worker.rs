@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use unif2ace_diffusion::MASKED;
 use unif2ace_diffusion::sampler::{KeyedDraws, SamplerState};
 use unif2ace_model::transformer::Features;
-use unif2ace_pipeline::{GenerateOptions, GridRequest, Pipeline, PipelineOptions, WeightFormat};
+use unif2ace_pipeline::{DeviceName, GenerateOptions, GridRequest, Pipeline, PipelineOptions, WeightFormat};
 
 use crate::Outcome;
 use crate::case::Case;
@@ -32,10 +32,11 @@ enum Work {
 }
 
 /// Loads, says so, and works until standard input ends.
-pub fn run(model: &Path, case: &Path, weights: WeightFormat) -> Outcome {
+pub fn run(model: &Path, case: &Path, weights: WeightFormat, device: DeviceName) -> Outcome {
     let start = Instant::now();
     let case = Case::read(case)?;
-    let pipeline = Pipeline::from_pretrained(model, &PipelineOptions { weights: Some(weights), ..PipelineOptions::default() })?;
+    let pipeline =
+        Pipeline::from_pretrained(model, &PipelineOptions { weights: Some(weights), device, ..PipelineOptions::default() })?;
     reply(&json!({ "ready": true, "seconds": start.elapsed().as_secs_f64() }))?;
     for line in std::io::stdin().lock().lines() {
         reply(&match serde_json::from_str(&line?)? {

@@ -183,3 +183,45 @@ fn what_the_run_would_refuse_is_refused() {
         assert!(error.contains(expected) && error.starts_with("error: "), "no {expected:?} in {error}");
     }
 }
+
+#[test]
+fn each_stage_is_told_with_its_own_data() {
+    let folder = tempfile::tempdir().unwrap();
+    let staged = |recipe: &mut Table| {
+        recipe["optimizer"].as_table_mut().unwrap().remove("num_steps");
+        // Sets are named in stages alone, as in recipes/base.
+        let faces = recipe["data"]["path"].as_str().unwrap().to_owned();
+        recipe["data"]["path"] = format!("{faces}/..").into();
+        let stages = "
+            [[stage]]
+            name = 'captions'
+            num_steps = 3
+            [[stage.data.mixture]]
+            path = 'faces'
+            tasks = ['t2i', 'caption']
+
+            [[stage]]
+            name = 'questions'
+            num_steps = 5
+            [stage.optimizer]
+            batch_size = 6
+            [[stage.data.mixture]]
+            path = 'faces'
+            tasks = ['t2i', 'vqa']";
+        recipe.insert("stage".into(), stages.parse::<Table>().unwrap()["stage"].clone());
+    };
+    let plan = json(folder.path(), staged);
+    assert!(plan["steps"].is_null() && plan["parameters"]["all"].as_u64().unwrap() > 0);
+    let stages = plan["stages"].as_array().unwrap();
+    let told: Vec<_> = stages
+        .iter()
+        .map(|stage| (stage["name"].as_str().unwrap(), &stage["steps"]["num_steps"], &stage["steps"]["rows"]["t2i"]))
+        .collect();
+    assert_eq!(told, [("captions", &3.into(), &3.into()), ("questions", &5.into(), &6.into())]);
+    assert_eq!((&stages[0]["samples_by_task"]["caption"], &stages[0]["samples_by_task"]["vqa"]), (&13.into(), &0.into()));
+    assert_eq!(stages[1]["samples_by_task"]["vqa"], 13);
+    let memory = |stage: usize| stages[stage]["memory"]["activations"].as_u64().unwrap();
+    assert!(memory(1) > memory(0), "more rows take more memory");
+    let lines = planned(&TinyRun::new(folder.path(), staged), &[]);
+    assert!(lines.contains("stage captions") && lines.contains("stage questions"), "{lines}");
+}

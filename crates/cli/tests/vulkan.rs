@@ -166,7 +166,7 @@ fn the_command_takes_the_device() {
 }
 
 #[test]
-fn weights_that_only_the_cpu_has_are_refused_and_auto_takes_the_cpu() {
+fn weights_that_the_device_lacks_are_refused_and_auto_takes_the_cpu() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("face.png");
     for dtype in ["bf16", "int8"] {
@@ -196,6 +196,17 @@ fn training_agrees_and_goes_on_with_other_devices() {
     eprintln!("four steps of training in {:.1} s", start.elapsed().as_secs_f32());
     close("losses and gradient norms of training", &numbers(&cpu), &numbers(&vulkan));
 
+    // Blocks that run again in the backward pass.
+    let folder = tempfile::tempdir().unwrap();
+    let recomputed = TinyRun::new(folder.path(), |recipe| {
+        recipe["optimizer"]["batch_size"] = 4.into();
+        recipe["optimizer"]["num_steps"] = 4.into();
+        recipe["optimizer"]["schedule"] = "constant".into();
+        recipe["unified"].as_table_mut().unwrap().insert("recompute".into(), "blocks".into());
+    });
+    recomputed.command(false).args(["--device", "vulkan"]).assert().success();
+    close("training with recomputation", &numbers(&cpu), &numbers(&recomputed));
+
     // Two ranks on Vulkan take the first two steps (here they share the first device), one on the CPU the others.
     TinyRun::shareable(folders[2].path(), 2);
     let recipe = Recipe::read(&both.folder.join("recipe.toml")).unwrap();
@@ -207,7 +218,7 @@ fn training_agrees_and_goes_on_with_other_devices() {
 }
 
 #[test]
-fn what_only_the_cpu_trains_is_refused_and_auto_takes_the_cpu() {
+fn a_precision_that_the_device_lacks_is_refused_and_auto_takes_the_cpu() {
     let folder = tempfile::tempdir().unwrap();
     let run = TinyRun::new(folder.path(), |recipe| {
         recipe["run"].as_table_mut().unwrap().insert("precision".into(), "bf16".into());

@@ -1,4 +1,4 @@
-//! The geometry of extrapolation: growing a picture beyond its edges (showo.md §4.4).
+//! The geometry of extrapolation: growing a picture beyond its edges (as in Show-o).
 //!
 //! A model sees windows of W x W codes. Growing the canvas by one step adds a strip of `W/2 + offset` rows or columns; a window over the strip
 //! keeps `W/2 - offset` known ones as context. Where the reference crashes ("down", and turning a corner) this one works: a canvas whose

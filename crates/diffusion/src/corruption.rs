@@ -1,4 +1,4 @@
-//! Masking image tokens for training (showo.md §3.1, unif2ace.md §3).
+//! Masking image tokens for training (as in Show-o, and as D3Diff of arXiv 2503.08120 needs it).
 //!
 //! Everything works on the ids of one image, whatever their offset: a mask is a `Vec<bool>` of N places, and [`apply`] makes
 //! inputs and labels of it.

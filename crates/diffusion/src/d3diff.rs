@@ -1,4 +1,4 @@
-//! The D3Diff loss (unif2ace.md §3): masked generation plus discrete score entropy for the absorbing graph.
+//! The D3Diff loss (arXiv 2503.08120): masked generation plus discrete score entropy for the absorbing graph.
 //!
 //! Shapes: R masked places of a batch ("rows"), K codes, B images.
 //!

@@ -1,4 +1,4 @@
-//! Choosing the next text token (showo.md §4.2).
+//! Choosing the next text token (as in Show-o).
 
 use serde::{Deserialize, Serialize};
 

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use crate::gemm::{Matrix, Precision, Scratch, new_product};
 use crate::parts::{Parts, in_chunks};
-use crate::simd::{Lanes, Stored, exp, exp_of_negative, fold, fold_products, larger, map_and_sum, multiversion};
+use crate::simd::{Lanes, Stored, exp, fold, fold_products, larger, map_and_sum, multiversion};
 
 /// Sizes of an attention.
 #[derive(Debug, Clone, Copy)]
@@ -45,11 +45,14 @@ pub struct Mask<'a> {
 multiversion! {
     fn softmax_rows(scores: &mut [f32], mask: Option<&[f32]>, keys: usize, scale: f32) {
         for (index, row) in scores.chunks_exact_mut(keys).enumerate() {
-            match mask {
-                Some(mask) => row.iter_mut().zip(&mask[index * keys..]).for_each(|(s, m)| *s = *s * scale + m),
-                None => row.iter_mut().for_each(|s| *s *= scale),
-            }
-            let max = fold(row, f32::NEG_INFINITY, larger).into_iter().fold(f32::NEG_INFINITY, f32::max);
+            let lanes = match mask {
+                Some(mask) => scale_and_mask(row, &mask[index * keys..][..keys], scale),
+                None => {
+                    row.iter_mut().for_each(|s| *s *= scale);
+                    fold(row, f32::NEG_INFINITY, larger)
+                }
+            };
+            let max = lanes.into_iter().fold(f32::NEG_INFINITY, f32::max);
             let lanes = map_and_sum(row, |s| {
                 // The approximation of exp is clamped; what is hidden must weigh exactly 0.
                 let difference = s - max;
@@ -61,44 +64,24 @@ multiversion! {
     }
 }
 
-multiversion! {
-    /// Weights of a softmax before they are divided by their sum, in place of scores, and one over the sum for each row: for inference, which
-    /// divides the narrower result.
-    fn weigh_rows(scores: &mut [f32], mask: Option<&[f32]>, keys: usize, scale: f32, inverses: &mut [f32]) {
-        for (index, (row, inverse)) in scores.chunks_exact_mut(keys).zip(inverses).enumerate() {
-            let max = match mask {
-                Some(mask) => {
-                    let mask = &mask[index * keys..][..keys];
-                    let mut lanes: Lanes = [f32::NEG_INFINITY; 16];
-                    let ((chunks, rest), (masks, rest_mask)) = (row.as_chunks_mut::<16>(), mask.as_chunks::<16>());
-                    for (chunk, mask) in chunks.iter_mut().zip(masks) {
-                        for ((lane, s), m) in lanes.iter_mut().zip(chunk).zip(mask) {
-                            *s = *s * scale + m;
-                            *lane = larger(*lane, *s);
-                        }
-                    }
-                    let mut all = lanes;
-                    for ((lane, s), m) in all.iter_mut().zip(rest).zip(rest_mask) {
-                        *s = *s * scale + m;
-                        *lane = larger(*lane, *s);
-                    }
-                    all
-                }
-                None => {
-                    row.iter_mut().for_each(|s| *s *= scale);
-                    fold(row, f32::NEG_INFINITY, larger)
-                }
-            };
-            let max = max.into_iter().fold(f32::NEG_INFINITY, f32::max);
-            *inverse = 1.0 / map_and_sum(row, |s| exp_of_negative(s - max)).iter().sum::<f32>();
+/// `s = s * scale + m`, and the largest of them in lanes.
+#[inline(always)]
+fn scale_and_mask(row: &mut [f32], mask: &[f32], scale: f32) -> Lanes {
+    let mut lanes: Lanes = [f32::NEG_INFINITY; 16];
+    let ((chunks, rest), (masks, rest_mask)) = (row.as_chunks_mut::<16>(), mask.as_chunks::<16>());
+    for (chunk, mask) in chunks.iter_mut().zip(masks) {
+        for ((lane, s), m) in lanes.iter_mut().zip(chunk).zip(mask) {
+            *s = *s * scale + m;
+            *lane = larger(*lane, *s);
         }
     }
-}
-
-multiversion! {
-    fn scale_row(x: &mut [f32], factor: f32) {
-        x.iter_mut().for_each(|x| *x *= factor);
+    // Another array, as in `simd::fold`.
+    let mut all = lanes;
+    for ((lane, s), m) in all.iter_mut().zip(rest).zip(rest_mask) {
+        *s = *s * scale + m;
+        *lane = larger(*lane, *s);
     }
+    all
 }
 
 multiversion! {
@@ -267,20 +250,16 @@ pub fn infer(
                 k_past.product(q, scores, all_keys);
             }
             k_packed.product(q, &mut scores[before..], all_keys);
-            let mut inverses = [0.0; BLOCK];
-            weigh_rows(scores, mask.map(|mask| &mask[first * all_keys..]), all_keys, scale, &mut inverses[..rows]);
+            softmax_rows(scores, mask.map(|mask| &mask[first * all_keys..]), all_keys, scale);
             let place = (b * queries + first) * width + h * head_dim;
             let weights = |first: usize, cols| Matrix { data: &scores[first..], rows, cols, row_stride: all_keys, col_stride: 1 };
             // SAFETY: a head's columns of a row of the batch are written by this task alone; `out` lives until all tasks are done, and has
-            // values where the second product is added and where rows are scaled.
+            // values where the second product is added.
             unsafe {
                 if before > 0 {
                     v_past.product_at(weights(0, before), parts.at(place), width, false);
                 }
                 v_packed.product_at(weights(before, keys), parts.at(place), width, before > 0);
-                for (row, inverse) in inverses[..rows].iter().enumerate() {
-                    scale_row(std::slice::from_raw_parts_mut(parts.at(place + row * width), head_dim), *inverse);
-                }
             }
         }
     };
@@ -313,12 +292,8 @@ fn few<T: Stored>(q: &[f32], k: &[T], v: &[T], mask: Option<Mask<'_>>, shape: Sh
         let mut scores = vec![0.0; out.len() / head_dim * keys];
         dots(&q[row * width..][columns.clone()], &k[start + columns.start..], width, head_dim, keys, &mut scores);
         let mask = mask.map(|mask| &mask.values[((b % mask.rows) * queries + row % queries) * keys..][..keys]);
-        let mut inverses = vec![0.0; out.len() / head_dim];
-        for (scores, inverse) in scores.chunks_exact_mut(keys).zip(&mut inverses) {
-            weigh_rows(scores, mask, keys, scale, std::slice::from_mut(inverse));
-        }
+        scores.chunks_exact_mut(keys).for_each(|scores| softmax_rows(scores, mask, keys, scale));
         mix(&scores, &v[start + columns.start..], width, head_dim, keys, out);
-        out.chunks_exact_mut(head_dim).zip(inverses).for_each(|(out, inverse)| scale_row(out, inverse));
     };
     let mut out = vec![0.0; batch * queries * width];
     if parallel {

@@ -48,8 +48,8 @@ fn sums<const R: usize>(rows: [&[f32]; R], f: impl Fn(usize, f32) -> f32) -> [f3
     let chunks = chunks.map(|chunks| &chunks[..count]);
     let mut lanes: [Lanes; R] = [[0.0; 16]; R];
     for index in 0..count {
-        for row in 0..R {
-            for (lane, &v) in lanes[row].iter_mut().zip(&chunks[row][index]) {
+        for (row, (lanes, chunks)) in lanes.iter_mut().zip(chunks).enumerate() {
+            for (lane, &v) in lanes.iter_mut().zip(&chunks[index]) {
                 *lane += f(row, v);
             }
         }

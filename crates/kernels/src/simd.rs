@@ -52,24 +52,6 @@ pub(crate) fn exp(x: f32) -> f32 {
     value * f32::from_bits(shifted.to_bits().wrapping_shl(23).wrapping_add(0x3F80_0000))
 }
 
-/// `e^x` of x up to 0 within two units in the last place, and exactly 0 below -88: fewer steps than [`exp`], for the weights of a softmax.
-#[inline(always)]
-pub(crate) fn exp_of_negative(x: f32) -> f32 {
-    const ROUND: f32 = 12_582_912.0; // as in `exp`
-    // 2^-127 is made of bits that are all 0, so that what is hidden by a mask weighs nothing.
-    let x = larger(x * std::f32::consts::LOG2_E, -127.0);
-    let shifted = x + ROUND;
-    let r = x - (shifted - ROUND);
-    let p = 1.535_336_2e-4;
-    let p = p * r + 1.339_887_4e-3;
-    let p = p * r + 9.618_437e-3;
-    let p = p * r + 5.550_332_5e-2;
-    let p = p * r + 2.402_264_8e-1;
-    let p = p * r + 6.931_472e-1;
-    let p = p * r + 1.0;
-    p * f32::from_bits(shifted.to_bits().wrapping_shl(23).wrapping_add(0x3F80_0000))
-}
-
 /// `tanh(x)` from [`exp`].
 #[inline(always)]
 pub(crate) fn tanh(x: f32) -> f32 {
@@ -186,22 +168,11 @@ mod tests {
     }
 
     #[test]
-    fn what_is_far_below_zero_weighs_nothing() {
-        assert!([-89.0, -1e9, f32::MIN, f32::NEG_INFINITY].iter().all(|&x| exp_of_negative(x).to_bits() == 0));
-        assert_eq!(exp_of_negative(0.0), 1.0);
-    }
-
-    #[test]
     fn exp_and_tanh_follow_the_library() {
         for step in -8700..8800 {
             let x = step as f32 * 0.01;
             let (found, expected) = (super::exp(x), x.exp());
             assert!((found - expected).abs() <= 4e-7 * expected, "exp({x}) = {found}, {expected}");
-            if x <= 0.0 {
-                // The exponent's product with log2(e) is rounded: half a unit of 127 at its largest.
-                let found = exp_of_negative(x);
-                assert!((found - expected).abs() <= 5e-7 * (1.0 - x) * expected, "exp({x}) = {found}, {expected}");
-            }
             let (found, expected) = (super::tanh(x), x.tanh());
             assert!((found - expected).abs() <= 3e-7, "tanh({x}) = {found}, {expected}");
         }

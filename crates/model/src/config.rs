@@ -45,7 +45,7 @@ impl MoeLevel {
     }
 }
 
-/// Sizes of the experts (unif2ace.md §2a, 2b).
+/// Sizes of the experts (arXiv 2503.08120).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct MoeConfig {
     /// Levels in use.
@@ -140,7 +140,7 @@ fn default_question_template() -> String {
     "USER: \n{question} ASSISTANT:".into()
 }
 
-/// Ids of the tokens that are no text (showo.md §1.3).
+/// Ids of the tokens that are no text (as in Show-o).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SpecialIds {
     /// `<|endoftext|>`, also the start of text.
@@ -172,7 +172,7 @@ pub struct SpecialIds {
 }
 
 impl ModelConfig {
-    /// The 1.8B-parameter model: Show-o's backbone (showo.md §1.1) with both levels of experts.
+    /// The 1.8B-parameter model: Show-o's backbone with both levels of experts.
     pub fn base() -> Self {
         Self {
             vocab_size: 58_498,

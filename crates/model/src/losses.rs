@@ -1,4 +1,4 @@
-//! Losses over labels (showo.md §3.2). B rows, L positions, V vocabulary; a negative label is ignored.
+//! Losses over labels (as in Show-o). B rows, L positions, V vocabulary; a negative label is ignored.
 //! Where the reference gives NaN or takes the whole batch for an empty group, these give 0.
 
 use burn::tensor::{Int, Tensor};

@@ -1,4 +1,4 @@
-//! Who sees whom: causal over text, open inside an image (showo.md §2.10).
+//! Who sees whom: causal over text, open inside an image (as in Show-o).
 //!
 //! Masks are built on plain ids, one row after the other, and given to the network as additive numbers: 0 where visible, [`HIDDEN`]
 //! where not. B rows, L queries, S keys.
@@ -176,7 +176,7 @@ pub fn for_mmu(ids: &[u32], length: usize, end_of_image: u32) -> Result<Mask> {
     Ok(Mask::from_fn([rows.len(), length, length], |_, query, key| key <= query || key <= end))
 }
 
-/// Understanding with projected features in the sequence (showo.md §2.8): causal, and everything sees the features, which follow
+/// Understanding with projected features in the sequence (as in Show-o): causal, and everything sees the features, which follow
 /// the task token, the system prompt and the start mark.
 ///
 /// # Errors

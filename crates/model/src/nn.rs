@@ -12,7 +12,7 @@ use unif2ace_ops::{
 use crate::lora::Factor;
 use crate::packing::{PackSource, WeightRows};
 
-/// Standard deviation of initial linear and embedding weights (showo.md §1.1).
+/// Standard deviation of initial linear and embedding weights (as in Show-o).
 pub const INIT_STD: f64 = 0.02;
 
 /// A parameter of normal values with standard deviation `std`, zeros for 0. They are drawn when they are first used: a network that is

@@ -4,6 +4,7 @@
 //! H heads, R rows or rotary dims, V vocabulary, E experts, K chosen experts, F inner width of an expert, C channels.
 #![allow(non_snake_case)] // tensor names carry their shape
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use burn::backend::{Dispatch, DispatchDevice};
@@ -40,9 +41,17 @@ pub mod portable;
 mod recompute;
 mod taps;
 
+static PORTABLE: AtomicBool = AtomicBool::new(false);
+
+/// For tests: the CPU takes the portable bodies as every other device does, from here on, or its kernels again. No such device is needed then to
+/// test what runs on one.
+pub fn force_portable(force: bool) {
+    PORTABLE.store(force, Ordering::Relaxed);
+}
+
 /// Whether the device is burn's CPU backend, on which the kernels run.
 pub fn on_cpu(device: &Device) -> bool {
-    matches!(device.clone().inner().as_dispatch(), DispatchDevice::Flex(_))
+    !PORTABLE.load(Ordering::Relaxed) && matches!(device.clone().inner().as_dispatch(), DispatchDevice::Flex(_))
 }
 
 fn kernel_precision() -> KernelPrecision {
@@ -121,7 +130,8 @@ pub struct Conv2dOptions {
     pub upsample: bool,
 }
 
-/// Precision of matrix products on the CPU; inputs, sums and outputs are f32 either way.
+/// Precision of matrix products; what goes in and comes out is f32 either way. Off the CPU only those of linear layers, attention and experts
+/// follow it, and a product in bf16 is rounded itself as well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Precision {
     /// f32 factors.
@@ -137,8 +147,27 @@ pub fn set_precision(precision: Precision) {
     BF16.store(precision == Precision::Bf16, Ordering::Relaxed);
 }
 
-/// The process-wide precision of matrix products.
+thread_local! {
+    static HERE: Cell<Option<Precision>> = const { Cell::new(None) };
+}
+
+/// Does `work` in a precision of its own, whatever other threads compute in.
+pub fn in_precision<R>(precision: Precision, work: impl FnOnce() -> R) -> R {
+    struct Back(Option<Precision>);
+    impl Drop for Back {
+        fn drop(&mut self) {
+            HERE.set(self.0);
+        }
+    }
+    let _back = Back(HERE.replace(Some(precision)));
+    work()
+}
+
+/// The precision of matrix products that this thread asks for: that of [`in_precision`], else the process-wide one.
 pub fn precision() -> Precision {
+    if let Some(here) = HERE.get() {
+        return here;
+    }
     if BF16.load(Ordering::Relaxed) { Precision::Bf16 } else { Precision::F32 }
 }
 
@@ -156,7 +185,7 @@ pub fn linear_in<const D: usize>(
     act: Activation,
 ) -> Tensor<D> {
     if !on_cpu(&x.device()) {
-        return portable::linear(x, weight, bias, act);
+        return portable::linear_in(precision, x, weight, bias, act);
     }
     let mut dims = x.dims();
     let [num_out, num_in] = weight.dims();
@@ -219,7 +248,7 @@ pub fn attention(
 ) -> Tensor<3> {
     let device = q_BLD.device();
     if !on_cpu(&device) {
-        return portable::attention(q_BLD, k_BSD, v_BSD, num_heads, qk_norm, rotary, mask_BLS);
+        return portable::attention_in(precision(), q_BLD, k_BSD, v_BSD, num_heads, qk_norm, rotary, mask_BLS);
     }
     let (q_norm, k_norm) = match qk_norm {
         Some(n) => (Some((n.q_weight, n.q_bias, n.eps)), Some((n.k_weight, n.k_bias, n.eps))),
@@ -288,7 +317,7 @@ pub fn moe_mlp(
     act: Activation,
 ) -> Tensor<2> {
     if !on_cpu(&x_RD.device()) {
-        return portable::moe_mlp(x_RD, expert_index_RK, gates_RK, w1_EFD, b1_EF, w2_EDF, b2_ED, act);
+        return portable::moe_mlp_in(precision(), x_RD, expert_index_RK, gates_RK, w1_EFD, b1_EF, w2_EDF, b2_ED, act);
     }
     Tensor::from_dispatch(Dispatch::f2_moe(
         x_RD.into_dispatch(),
@@ -339,4 +368,23 @@ pub fn group_norm_nhwc(
         eps as f32,
         silu,
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_precision_of_its_own_ends_with_the_work_and_is_for_one_thread() {
+        let before = precision();
+        in_precision(Precision::Bf16, || {
+            assert_eq!(precision(), Precision::Bf16);
+            in_precision(Precision::F32, || assert_eq!(precision(), Precision::F32));
+            assert_eq!(precision(), Precision::Bf16);
+            assert_eq!(std::thread::scope(|scope| scope.spawn(precision).join().ok()), Some(before));
+        });
+        assert_eq!(precision(), before);
+        assert!(std::panic::catch_unwind(|| in_precision(Precision::Bf16, || std::panic::resume_unwind(Box::new(())))).is_err());
+        assert_eq!(precision(), before);
+    }
 }

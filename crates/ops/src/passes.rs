@@ -9,11 +9,11 @@ use unif2ace_kernels::gemm::Precision;
 use unif2ace_kernels::rows::{self, Feature};
 
 use crate::cpu::{dims, tensor, values, with_keys_values};
-use crate::kernel_precision;
+use crate::{kernel_precision, on_cpu};
 
 /// Whether [`sum_of`], [`mean_of_part`], [`mix_part`], [`rounded`] and [`attention_after`] work on the device: burn's CPU backend without gradients.
 pub fn has_passes(device: &Device) -> bool {
-    matches!(device.clone().as_dispatch(), DispatchDevice::Flex(_))
+    on_cpu(device) && matches!(device.clone().as_dispatch(), DispatchDevice::Flex(_))
 }
 
 /// The operations as burn sees them.

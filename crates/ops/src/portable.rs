@@ -6,16 +6,35 @@
 use burn::tensor::activation::{log_softmax, sigmoid, softmax};
 use burn::tensor::module::{conv2d, interpolate};
 use burn::tensor::ops::{ConvOptions, InterpolateMode, InterpolateOptions};
-use burn::tensor::{Int, Tensor};
+use burn::tensor::{DType, Int, Tensor};
 
-use crate::{Activation, Conv2dOptions, QkNorm, Rotary};
+use crate::{Activation, Conv2dOptions, Precision, QkNorm, Rotary};
 
-/// See [`crate::linear`].
+/// A matrix product; in bf16 both factors are rounded, and so is the result.
+fn product<const D: usize>(a: Tensor<D>, b: Tensor<D>, precision: Precision) -> Tensor<D> {
+    match precision {
+        Precision::F32 => a.matmul(b),
+        Precision::Bf16 => a.cast(DType::BF16).matmul(b.cast(DType::BF16)).cast(DType::F32),
+    }
+}
+
+/// See [`crate::linear`]; in f32.
 pub fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tensor<1>>, act: Activation) -> Tensor<D> {
+    linear_in(Precision::F32, x, weight, bias, act)
+}
+
+/// See [`crate::linear_in`].
+pub fn linear_in<const D: usize>(
+    precision: Precision,
+    x: Tensor<D>,
+    weight: Tensor<2>,
+    bias: Option<Tensor<1>>,
+    act: Activation,
+) -> Tensor<D> {
     let mut dims = x.dims();
     let [num_out, num_in] = weight.dims();
     let rows = dims[..D - 1].iter().product::<usize>();
-    let mut y = x.reshape([rows, num_in]).matmul(weight.transpose());
+    let mut y = product(x.reshape([rows, num_in]), weight.transpose(), precision);
     if let Some(bias) = bias {
         y = y + bias.unsqueeze::<2>();
     }
@@ -70,8 +89,22 @@ pub fn norm_rotate(
     x_BLHd.reshape([batch, length, width])
 }
 
-/// See [`crate::attention`].
+/// See [`crate::attention`]; in f32.
 pub fn attention(
+    q_BLD: Tensor<3>,
+    k_BSD: Tensor<3>,
+    v_BSD: Tensor<3>,
+    num_heads: usize,
+    qk_norm: Option<QkNorm>,
+    rotary: Option<Rotary>,
+    mask_BLS: Option<Tensor<3>>,
+) -> Tensor<3> {
+    attention_in(Precision::F32, q_BLD, k_BSD, v_BSD, num_heads, qk_norm, rotary, mask_BLS)
+}
+
+/// See [`crate::attention`], with products in a precision and softmax in f32.
+pub fn attention_in(
+    precision: Precision,
     q_BLD: Tensor<3>,
     k_BSD: Tensor<3>,
     v_BSD: Tensor<3>,
@@ -91,11 +124,11 @@ pub fn attention(
     let q = norm_rotate(q_BLD, num_heads, q_norm, rotary.clone());
     let k = norm_rotate(k_BSD, num_heads, k_norm, rotary);
     let heads = |x: Tensor<3>, length: usize| x.reshape([batch, length, num_heads, head_dim]).swap_dims(1, 2);
-    let mut scores_BHLS = heads(q, length).matmul(heads(k, keys).swap_dims(2, 3)) * (1.0 / (head_dim as f64).sqrt());
+    let mut scores_BHLS = product(heads(q, length), heads(k, keys).swap_dims(2, 3), precision) * (1.0 / (head_dim as f64).sqrt());
     if let Some(mask) = mask_BLS {
         scores_BHLS = scores_BHLS + mask.unsqueeze_dim::<4>(1);
     }
-    let mixed = softmax(scores_BHLS, 3).matmul(heads(v_BSD, keys));
+    let mixed = product(softmax(scores_BHLS, 3), heads(v_BSD, keys), precision);
     mixed.swap_dims(1, 2).reshape([batch, length, width])
 }
 
@@ -108,9 +141,25 @@ pub fn cross_entropy(logits_RV: Tensor<2>, targets_R: Tensor<1, Int>) -> Tensor<
     (-picked).mask_fill(ignored, 0.0)
 }
 
-/// See [`crate::moe_mlp`]. Dense: every expert sees every row, rows of other experts weigh 0.
+/// See [`crate::moe_mlp`]; in f32.
 #[allow(clippy::too_many_arguments)]
 pub fn moe_mlp(
+    x_RD: Tensor<2>,
+    expert_index_RK: Tensor<2, Int>,
+    gates_RK: Tensor<2>,
+    w1_EFD: Tensor<3>,
+    b1_EF: Tensor<2>,
+    w2_EDF: Tensor<3>,
+    b2_ED: Tensor<2>,
+    act: Activation,
+) -> Tensor<2> {
+    moe_mlp_in(Precision::F32, x_RD, expert_index_RK, gates_RK, w1_EFD, b1_EF, w2_EDF, b2_ED, act)
+}
+
+/// See [`crate::moe_mlp`]. Dense: every expert sees every row, rows of other experts weigh 0.
+#[allow(clippy::too_many_arguments)]
+pub fn moe_mlp_in(
+    precision: Precision,
     x_RD: Tensor<2>,
     expert_index_RK: Tensor<2, Int>,
     gates_RK: Tensor<2>,
@@ -128,8 +177,8 @@ pub fn moe_mlp(
         let pick1 = |t: &Tensor<2>| -> Tensor<1> { t.clone().narrow(0, expert, 1).squeeze_dim(0) };
         let others = expert_index_RK.clone().not_equal_elem(expert as i64);
         let weight_R1 = gates_RK.clone().mask_fill(others, 0.0).sum_dim(1);
-        let inner = linear(x_RD.clone(), pick2(&w1_EFD), Some(pick1(&b1_EF)), act);
-        y_RD = y_RD + linear(inner, pick2(&w2_EDF), Some(pick1(&b2_ED)), Activation::None) * weight_R1;
+        let inner = linear_in(precision, x_RD.clone(), pick2(&w1_EFD), Some(pick1(&b1_EF)), act);
+        y_RD = y_RD + linear_in(precision, inner, pick2(&w2_EDF), Some(pick1(&b2_ED)), Activation::None) * weight_R1;
     }
     y_RD
 }

@@ -113,6 +113,23 @@ fn linear_with_every_activation() {
 }
 
 #[test]
+fn portable_products_in_bf16_are_near_those_in_f32() {
+    // The result is rounded too, and each factor's gradient.
+    const TOLERANCE: f32 = 2e-2;
+    let _alone = ALONE.lock();
+    Device::flex().seed(SEED);
+    let act = Activation::GeluNew;
+    let weight = (random([97, 64]) / 8.0).detach().require_grad();
+    let linear = |precision| move |[x, w]: [Tensor<2>; 2]| portable::linear_in(precision, x, w, None, act);
+    compare([random([70, 64]), weight], linear(Precision::Bf16), linear(Precision::F32), TOLERANCE, "linear");
+    let attention = |precision| move |[q, k, v]: [Tensor<3>; 3]| portable::attention_in(precision, q, k, v, 4, None, None, None);
+    let inputs = [random([2, 9, 32]), random([2, 20, 32]), random([2, 20, 32])];
+    compare(inputs.clone(), attention(Precision::Bf16), attention(Precision::F32), TOLERANCE, "attention");
+    let [rounded, exact] = [Precision::Bf16, Precision::F32].map(|precision| values(&attention(precision)(inputs.clone())));
+    assert_ne!(rounded, exact, "nothing is rounded: the test is blind");
+}
+
+#[test]
 fn layer_norm_rows() {
     at_every_level(|| {
         for (rows, width) in [(3, 5), (130, 64), (9, 100)] {

@@ -32,7 +32,7 @@ pub struct GridRequest<'a> {
 }
 
 impl<'a> Denoiser<'a> {
-    /// Reads the prompts. Pads are left out and only counted in the positions (showo.md §2.1, §2.2).
+    /// Reads the prompts. Pads are left out and only counted in the positions (as in Show-o).
     ///
     /// # Errors
     /// When a prompt is longer than the context.

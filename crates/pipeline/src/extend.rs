@@ -1,4 +1,4 @@
-//! Pictures that grow beyond their edges (Show-o's extrapolation, showo.md §4.4).
+//! Pictures that grow beyond their edges (Show-o's extrapolation).
 
 use unif2ace_diffusion::MASKED;
 use unif2ace_diffusion::canvas::{Canvas, Direction, Window};

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use unif2ace_data::TextTokenizer;
 use unif2ace_image::{Pixels, RgbImage, preprocess};
 use unif2ace_model::config::ModelConfig;
@@ -29,7 +29,8 @@ pub struct PipelineOptions {
     pub device: DeviceName,
     /// How the transformer's weights are kept, packed once; `None` takes what the folder was packed for, f32 where it wasn't. With anything
     /// but f32 the other parts and attention round the factors of their matrix products to bfloat16 (faster on CPUs with its instructions);
-    /// this holds for the whole process: the model that was loaded last decides. GPUs compute in f32.
+    /// this holds for the whole process: the model that was loaded last decides. On a GPU weights stay in f32, and with bf16 products round
+    /// both factors and the result, where the device can.
     pub weights: Option<WeightFormat>,
     /// A file of low-rank adapters that are merged into the transformer's weights before they are packed.
     pub lora: Option<PathBuf>,
@@ -78,11 +79,15 @@ impl Pipeline {
         if !folder.is_dir() {
             return Err(fail("there is no such folder".into()));
         }
-        let for_cpu = options.weights.is_some_and(|weights| weights != WeightFormat::F32) || folder.join(PACKED_FILE).is_file();
-        let device = device::open(match options.device {
-            DeviceName::Auto if for_cpu => DeviceName::Cpu,
-            device => device,
-        })?;
+        let packed = folder.join(PACKED_FILE).is_file() || options.weights == Some(WeightFormat::Int8);
+        let computes = |device: &Device| {
+            on_cpu(device) || !packed && (options.weights != Some(WeightFormat::Bf16) || device.supports_dtype(DType::BF16))
+        };
+        let mut device =
+            device::open(if packed && options.device == DeviceName::Auto { DeviceName::Cpu } else { options.device })?;
+        if options.device == DeviceName::Auto && !computes(&device) {
+            device = device::open(DeviceName::Cpu)?;
+        }
         if !folder.join("config.json").is_file() {
             return Err(fail("it has no config.json".into()));
         }
@@ -90,17 +95,18 @@ impl Pipeline {
         let unified_config: ModelConfig =
             serde_json::from_value(config.clone().into()).map_err(|error| fail(format!("config.json: {error}")))?;
         let cpu = on_cpu(&device);
-        if !cpu && for_cpu {
+        if !computes(&device) {
             return Err(PipelineError::Device {
                 found: options.device.to_string(),
-                reason: "expected plain f32 weights, found packed ones or another --dtype".into(),
-                hint: "packed weights and bf16 and int8 are for the CPU: use --device cpu, or a model that isn't packed with --dtype f32",
+                reason: "expected plain weights in a --dtype that the device computes in, found packed ones, int8, or bf16 on a device without it".into(),
+                hint: "packed weights and int8 are for the CPU: use --device cpu, or a model that isn't packed with --dtype f32",
             });
         }
         let lora = options.lora.as_ref().map(|path| open_lora(path, folder)).transpose()?;
         let (unified, weights) = match cpu {
             true => load_unified(&unified_config, folder, options.weights, lora.as_ref(), &device),
-            false => load_plain(&unified_config, folder, lora.as_ref(), &device).map(|unified| (unified, WeightFormat::F32)),
+            false => load_plain(&unified_config, folder, lora.as_ref(), &device)
+                .map(|unified| (unified, options.weights.unwrap_or(WeightFormat::F32))),
         }
         .map_err(fail)?;
         choose_precision(match weights {

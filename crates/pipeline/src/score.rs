@@ -1,4 +1,4 @@
-//! How likely a picture is given a text: an upper bound of its negative log-likelihood, from the score term of D3Diff (unif2ace.md §3).
+//! How likely a picture is given a text: an upper bound of its negative log-likelihood, from the score term of D3Diff (arXiv 2503.08120).
 
 use unif2ace_diffusion::bound::{bound_estimate, bound_points};
 use unif2ace_diffusion::rng::Key;

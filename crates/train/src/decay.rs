@@ -9,7 +9,7 @@ pub enum DecayGroups {
     /// Tensors of two or more axes decay: neither biases nor norms.
     #[default]
     Corrected,
-    /// As Show-o's trainer (showo.md §3.3): everything decays whose name has none of four words in it, which were written for another
+    /// As Show-o's trainer: everything decays whose name has none of four words in it, which were written for another
     /// model. Here only `bias` occurs, so the weights of norms and the embedding decay too.
     Reference,
 }

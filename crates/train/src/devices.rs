@@ -5,9 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use burn::module::Module;
-use burn::tensor::Device;
+use burn::tensor::{DType, Device};
 use unif2ace_comm::{CommError, Threads};
-use unif2ace_model::transformer::Recompute;
 use unif2ace_ops::on_cpu;
 
 use crate::error::{Result, TrainError};
@@ -19,26 +18,21 @@ use crate::trainer::{Outcome, Session};
 /// Stack of a rank's thread: that of a main thread.
 const STACK_BYTES: usize = 8 << 20;
 
-/// What of a recipe only the CPU can do, if anything.
-pub fn needs_cpu(recipe: &Recipe) -> Option<&'static str> {
-    let recomputes = |recipe: &Recipe| recipe.unified.as_ref().is_some_and(|unified| unified.recompute != Recompute::None);
-    if recipe.run.precision != PrecisionName::F32 {
-        return Some("precision = \"bf16\" in [run]");
-    }
-    let mut all = recipe.stages.iter().map(|stage| &stage.recipe).chain([recipe]);
-    all.any(recomputes).then_some("`recompute` in [unified]")
+/// Whether a device computes in the precision that a recipe asks for.
+pub fn has_precision(recipe: &Recipe, device: &Device) -> bool {
+    recipe.run.precision == PrecisionName::F32 || on_cpu(device) || device.supports_dtype(DType::BF16)
 }
 
 /// Refuses a recipe that asks for what the device can't do.
 pub(crate) fn check(recipe: &Recipe, device: &Device) -> Result<()> {
-    match needs_cpu(recipe) {
-        Some(what) if !on_cpu(device) => Err(TrainError::Recipe {
-            path: recipe.run.output.clone(),
-            reason: format!("{what} is for the CPU; other devices compute in f32 and keep all that the backward pass needs"),
-            hint: "leave it out, or train with --device cpu".into(),
-        }),
-        _ => Ok(()),
+    if has_precision(recipe, device) {
+        return Ok(());
     }
+    Err(TrainError::Recipe {
+        path: recipe.run.output.clone(),
+        reason: format!("precision = \"bf16\" in [run], which {device:?} can't compute in"),
+        hint: "set precision = \"f32\", or train with --device cpu".into(),
+    })
 }
 
 /// As [`run`] on several devices, each of which computes a share of the rows on a thread of its own; the first one reports and writes.

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use burn::tensor::Device;
 use rayon::prelude::*;
 use unif2ace_data::{Broken, DataSet, FaceRecord, ImageCache, ImageHash, Sample, SampleFault, load_all, square_rgb};
+use unif2ace_ops::{Precision, in_precision};
 use unif2ace_pipeline::Parts;
 
 use crate::batches::ImageStore;
@@ -107,8 +108,9 @@ impl Encoder {
         let unknown: Vec<usize> = (0..rows.len()).filter(|&index| rows[index].known.is_err()).collect();
         for indices in unknown.chunks(BATCH) {
             let pixels: Vec<u8> = indices.iter().flat_map(|&index| rows[index].known.as_ref().err()).flatten().copied().collect();
-            let encoded =
-                Features::of(&self.parts, &ImageStore { pixels, side: self.rows.side, keys: Vec::new() }, &self.device)?;
+            let images = ImageStore { pixels, side: self.rows.side, keys: Vec::new() };
+            // In f32 whatever the run computes in: entries serve runs in both, and must not depend on when they were made.
+            let encoded = in_precision(Precision::F32, || Features::of(&self.parts, &images, &self.device))?;
             self.num_encoded.fetch_add(indices.len(), Ordering::Relaxed);
             for (place, &index) in indices.iter().enumerate() {
                 let entry = encoded.entry(place);

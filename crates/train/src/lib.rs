@@ -36,7 +36,7 @@ pub mod trainer;
 mod useless;
 mod window;
 
-pub use devices::{needs_cpu, run_on};
+pub use devices::{has_precision, run_on};
 pub use error::{Result, TrainError};
 pub use plan::{Plan, plan};
 pub use recipe::Recipe;

@@ -4,13 +4,13 @@ use burn::tensor::Tensor;
 
 use crate::error::{Result, TrainError};
 use crate::nonfinite::NotFinite;
-use crate::optim::HostGradients;
+use crate::optim::StepGradients;
 use crate::parallel::Parallel;
 use crate::params::tensor_values;
 use crate::trainer::{Objective, StepLoss};
 
 /// A step's loss with its gradients, or what of them is not finite.
-pub(crate) type Found = std::result::Result<(f64, HostGradients), NotFinite>;
+pub(crate) type Found = std::result::Result<(f64, StepGradients), NotFinite>;
 
 /// The numbers of a step's loss over all passes and ranks, and its loss with the gradients, or what of them is not finite; all ranks find
 /// the same.
@@ -45,10 +45,10 @@ pub(crate) fn gradients<O: Objective>(
         parallel.forget();
         return Ok((all, Err(NotFinite { what: "loss", value })));
     }
-    let gradients = parallel.backward(model, total)?;
-    let found = match gradients.norm.is_finite() {
+    let gradients = parallel.gradients(model, total)?;
+    let found = match gradients.norm().is_finite() {
         true => Ok((value, gradients)),
-        false => Err(NotFinite { what: "gradient norm", value: gradients.norm }),
+        false => Err(NotFinite { what: "gradient norm", value: gradients.norm() }),
     };
     Ok((all, found))
 }

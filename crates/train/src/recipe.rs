@@ -186,10 +186,76 @@ pub struct OptimizerConfig {
     /// Decay of the moving average of the weights that is evaluated and exported; 0 for none.
     #[serde(default)]
     pub ema_decay: f64,
+    /// Keep moments and averages in the host's memory and update there, also where a run has one device that is not the CPU: 12 bytes a
+    /// parameter less on it, and 8 bytes a parameter on the way each step.
+    #[serde(default)]
+    pub on_host: bool,
+}
+
+/// Refuses numbers outside of their range: `(key, value, whether it may be, the range in words)`.
+fn check_ranges(section: &str, ranges: &[(&str, f64, bool, &str)]) -> std::result::Result<(), String> {
+    match ranges.iter().find(|(_, value, fits, _)| !fits || !value.is_finite()) {
+        Some((key, value, _, expected)) => Err(format!("`{key}` of [{section}]: expected {expected}, found {value}")),
+        None => Ok(()),
+    }
+}
+
+/// From 0 to below 1.
+fn is_decay(value: f64) -> bool {
+    (0.0..1.0).contains(&value)
+}
+
+fn is_fraction(value: f64) -> bool {
+    (0.0..=1.0).contains(&value)
+}
+
+impl UnifiedRecipe {
+    fn check(&self) -> std::result::Result<(), String> {
+        const WEIGHT: &str = "a number of at least 0";
+        const FRACTION: &str = "a number from 0 to 1";
+        let weights = [
+            ("t2i_coeff", self.t2i_coeff),
+            ("mmu_coeff", self.mmu_coeff),
+            ("text_coeff", self.text_coeff),
+            ("balance_coeffs", self.balance_coeffs[0]),
+            ("balance_coeffs", self.balance_coeffs[1]),
+        ];
+        let fractions = [
+            ("cond_dropout_prob", self.cond_dropout_prob),
+            ("paraphrase_fraction", self.paraphrase_fraction),
+            ("caption_fraction", self.caption_fraction),
+        ];
+        let weights = weights.map(|(key, value)| (key, value, value >= 0.0, WEIGHT));
+        let fractions = fractions.map(|(key, value)| (key, value, is_fraction(value), FRACTION));
+        check_ranges("unified", &weights)?;
+        check_ranges("unified", &fractions)
+    }
 }
 
 impl OptimizerConfig {
-    /// Learning rate of step `step` (showo.md §3.3; the first step is 0, and with a warm-up its rate is 0, as the reference's).
+    fn check(&self) -> std::result::Result<(), String> {
+        const DECAY: &str = "a number from 0 to below 1";
+        const POSITIVE: &str = "a number above 0";
+        const WEIGHT: &str = "a number of at least 0";
+        const FRACTION: &str = "a number from 0 to 1";
+        check_ranges(
+            "optimizer",
+            &[
+                ("learning_rate", self.learning_rate, self.learning_rate >= 0.0, WEIGHT),
+                ("betas", self.betas[0], is_decay(self.betas[0]), DECAY),
+                ("betas", self.betas[1], is_decay(self.betas[1]), DECAY),
+                ("eps", self.eps, self.eps > 0.0, POSITIVE),
+                ("weight_decay", self.weight_decay, self.weight_decay >= 0.0, WEIGHT),
+                ("num_cycles", f64::from(self.num_cycles), self.num_cycles > 0, "a whole number of at least 1"),
+                ("min_lr_ratio", self.min_lr_ratio, is_fraction(self.min_lr_ratio), FRACTION),
+                ("decay_ratio", self.decay_ratio, is_fraction(self.decay_ratio), FRACTION),
+                ("max_grad_norm", self.max_grad_norm, self.max_grad_norm >= 0.0, WEIGHT),
+                ("ema_decay", self.ema_decay, is_decay(self.ema_decay), DECAY),
+            ],
+        )
+    }
+
+    /// Learning rate of step `step` (as Show-o's schedules: the first step is 0, and with a warm-up its rate is 0, as the reference's).
     pub fn learning_rate_at(&self, step: u64) -> f64 {
         if step < self.warmup_steps {
             return self.learning_rate * step as f64 / self.warmup_steps as f64;
@@ -441,7 +507,11 @@ impl Recipe {
             Some(optimizer) if optimizer.batch_size == 0 || optimizer.num_steps == 0 => {
                 return Err("batch_size and num_steps must be at least 1".into());
             }
-            _ => {}
+            Some(optimizer) => optimizer.check()?,
+            None => {}
+        }
+        if let Some(unified) = &recipe.unified {
+            unified.check()?;
         }
         if let Some(trainable) = &recipe.trainable {
             trainable.check()?;
@@ -483,6 +553,7 @@ mod tests {
             decay_ratio: 0.5,
             max_grad_norm: 0.0,
             ema_decay: 0.0,
+            on_host: false,
         }
     }
 
@@ -496,6 +567,34 @@ mod tests {
         assert!((wsd.learning_rate_at(40) - 1.0).abs() < 1e-12);
         assert!((wsd.learning_rate_at(82) - (28.0 / 110.0 / 0.5)).abs() < 1e-12);
         assert!((optimizer(ScheduleName::Constant).learning_rate_at(109) - 1.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn numbers_outside_of_their_range_are_refused_by_name() {
+        let golden = include_str!("../../../recipes/debug/golden.toml");
+        assert!(Recipe::parse(golden).is_ok());
+        let cases = [
+            ("betas = [0.9, 0.98]", "betas = [0.9, 1.0]", "`betas` of [optimizer]: expected a number from 0 to below 1, found 1"),
+            ("learning_rate = 2.0e-3", "learning_rate = -1.0", "`learning_rate`"),
+            ("learning_rate = 2.0e-3", "learning_rate = nan", "`learning_rate`"),
+            ("weight_decay = 0.02", "weight_decay = -0.1", "`weight_decay`"),
+            ("max_grad_norm = 1.0", "max_grad_norm = -1.0", "`max_grad_norm`"),
+            ("ema_decay = 0.95", "ema_decay = 1.0", "`ema_decay`"),
+            ("warmup_steps = 5", "warmup_steps = 5\nnum_cycles = 0", "`num_cycles`"),
+            ("warmup_steps = 5", "warmup_steps = 5\neps = 0.0", "`eps`"),
+            (
+                "cond_dropout_prob = 0.1",
+                "cond_dropout_prob = 10.0",
+                "`cond_dropout_prob` of [unified]: expected a number from 0 to 1, found 10",
+            ),
+            ("t2i_coeff = 1.0", "t2i_coeff = -1.0", "`t2i_coeff`"),
+            ("balance_coeffs = [0.01, 0.01]", "balance_coeffs = [0.01, -1.0]", "`balance_coeffs`"),
+        ];
+        for (given, changed, expected) in cases {
+            assert!(golden.contains(given), "{given}");
+            let error = Recipe::parse(&golden.replace(given, changed)).err().unwrap_or_default();
+            assert!(error.contains(expected), "{changed}: {error}");
+        }
     }
 
     #[test]

@@ -30,6 +30,7 @@ pub(crate) struct Resumed<M> {
 pub(crate) fn restore<M: Module>(recipe: &Recipe, checkpoints: &Checkpoints, model: M, session: &Session) -> Result<Resumed<M>> {
     let seed = recipe.run.seed;
     let lora_base = lora::base_digest(recipe)?;
+    let lora_alpha = recipe.lora.as_ref().map(|lora| lora.alpha);
     let refuse = |reason, hint| TrainError::Checkpoint { path: checkpoints.folder().to_path_buf(), reason, hint };
     if !session.resume
         && let Some(step) = checkpoints.newest_step()?
@@ -44,7 +45,7 @@ pub(crate) fn restore<M: Module>(recipe: &Recipe, checkpoints: &Checkpoints, mod
         if session.resume && session.ranks.leads() {
             tracing::warn!("no checkpoint in {}: the run starts at step 0", checkpoints.folder().display());
         }
-        let state = RunState { seed, lora_base, ..RunState::default() };
+        let state = RunState { seed, lora_base, lora_alpha, ..RunState::default() };
         return Ok(Resumed { model, optimizer: OptimizerState::default(), state });
     };
     if found.state.seed != seed {
@@ -55,6 +56,12 @@ pub(crate) fn restore<M: Module>(recipe: &Recipe, checkpoints: &Checkpoints, mod
         let hint = "give the recipe the `init_from` and [lora] that the run was started with, or name another `output`";
         return Err(refuse("was made with other base weights, or none, for adapters".into(), hint));
     }
+    if let (Some(then), Some(now)) = (found.state.lora_alpha, lora_alpha)
+        && then != now
+    {
+        let hint = "give [lora] the checkpoint's alpha, or name another `output`";
+        return Err(refuse(format!("was made with alpha = {then} in [lora], the recipe says {now}"), hint));
+    }
     let model = found.load_into(model)?;
     let mut optimizer = found.optimizer()?;
     if recipe.optimizer()?.ema_decay == 0.0 {
@@ -63,7 +70,7 @@ pub(crate) fn restore<M: Module>(recipe: &Recipe, checkpoints: &Checkpoints, mod
     if session.ranks.leads() {
         tracing::info!(step = found.state.step, "resumed");
     }
-    Ok(Resumed { model, optimizer, state: found.state })
+    Ok(Resumed { model, optimizer, state: RunState { lora_alpha, ..found.state } })
 }
 
 /// Cuts the lines past `step` off a file of JSON lines, and a line that a killed process left half written: the resumed run writes them

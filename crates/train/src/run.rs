@@ -5,6 +5,7 @@ use unif2ace_data::{Broken, FaceRecord, Sample, SampleFault, Schema, TaskName, T
 use unif2ace_model::encoders::{Clip, FaceNet};
 use unif2ace_model::transformer::{Unif2ace, init_code_rows_from_bits};
 use unif2ace_model::vq::Vq;
+use unif2ace_weights::named_parameters;
 
 use crate::batches::ImageStore;
 use crate::checkpoint::Checkpoints;
@@ -118,9 +119,17 @@ pub fn run(recipe: &Recipe, session: Session) -> Result<Outcome> {
 /// Trains the transformer, stage by stage, and writes it or its adapters.
 fn run_unified(recipe: &Recipe, mut session: Session, device: &Device) -> Result<Outcome> {
     // What a later stage gets wrong is told before the first one has run.
+    let mut first = None;
     for stage in &recipe.stages {
         let Some(unified) = &stage.recipe.unified else { continue };
-        trainable::frozen(&stage.recipe, &Unif2ace::new(&unified.config, device).map_err(data)?)?;
+        let model = Unif2ace::new(&unified.config, device).map_err(data)?;
+        trainable::frozen(&stage.recipe, &model)?;
+        let parameters = named_parameters(&model);
+        if *first.get_or_insert_with(|| parameters.clone()) != parameters {
+            let reason = format!("stage `{}`: [unified.config] makes another network than the first stage has", stage.name);
+            return Err(TrainError::recipe(&recipe.run.output, reason));
+        }
+        stage.recipe.data.open("train")?;
     }
     // Without --resume the first stage refuses what is there.
     let done = match session.resume && !recipe.stages.is_empty() {

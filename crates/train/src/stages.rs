@@ -1,7 +1,7 @@
 //! `[[stage]]` of a recipe: one run in several stages, each the recipe with something changed.
 //!
 //! A stage is a name, a number of steps, and sections whose keys replace the recipe's. Steps count on through the stages, and so does the
-//! data; schedule, warm-up and optimiser start anew, as when Show-o's stages are started one after the other (showo.md §3.3).
+//! data; schedule, warm-up and optimiser start anew, as when Show-o's stages are started one after the other.
 
 use serde::Serialize;
 use toml::{Table, Value};

@@ -8,13 +8,14 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use serde_json::{Map, json};
 use unif2ace_comm::{Communicator, Single};
+use unif2ace_ops::on_cpu;
 
 use crate::checkpoint::Checkpoints;
 use crate::error::{Result, TrainError};
 use crate::interrupt;
 use crate::metrics::{ExpertUse, LineKind, MetricLog, resident};
 use crate::nonfinite;
-use crate::optim::OptimizerState;
+use crate::optim::Optimizer;
 use crate::parallel::Parallel;
 use crate::params::{initialize, with_parameters};
 use crate::passes;
@@ -130,7 +131,8 @@ pub fn train<O: Objective>(recipe: &Recipe, objective: &mut O, model: O::Model, 
     let run = &recipe.run;
     let checkpoints = Checkpoints::new(run.output.join("checkpoints"), run.keep());
     let leads = session.ranks.leads();
-    let mut parallel = Parallel::new(session.ranks.clone());
+    let there = !on_cpu(&session.device) && !config.on_host;
+    let mut parallel = Parallel::new(session.ranks.clone()).keeping_gradients_there(there);
     if leads {
         unif2ace_io::create_dir_all(&run.output)?;
     }
@@ -151,6 +153,7 @@ pub fn train<O: Objective>(recipe: &Recipe, objective: &mut O, model: O::Model, 
     }
     let last_step = recipe.last_step();
     parallel.agree_on_state(state.step, &model, &optimizer)?;
+    let mut optimizer = Optimizer::new(optimizer);
     // The rank that leads writes the metrics.
     let mut metrics = leads.then(|| MetricLog::open(run, state.step)).transpose()?;
     let reporter = session.reporter();
@@ -161,7 +164,7 @@ pub fn train<O: Objective>(recipe: &Recipe, objective: &mut O, model: O::Model, 
         if parallel.any(interrupt::asked())? {
             if let Some(metrics) = &metrics {
                 metrics.sync()?;
-                checkpoints.save(&state, &model, &optimizer)?;
+                checkpoints.save(&state, &model, &optimizer.state())?;
             }
             reporter.end(true);
             return Ok((averaged(model, &optimizer), Outcome::Interrupted));
@@ -171,7 +174,7 @@ pub fn train<O: Objective>(recipe: &Recipe, objective: &mut O, model: O::Model, 
         let (step_loss, found) = passes::gradients(&mut parallel, objective, &model, state.step, config.accumulation_steps)?;
         match found {
             Ok((loss, gradients)) => {
-                state.window.add(loss, &step_loss, gradients.norm);
+                state.window.add(loss, &step_loss, gradients.norm());
                 model = optimizer.update(model, gradients, &config, learning_rate);
             }
             Err(found) => {
@@ -182,7 +185,8 @@ pub fn train<O: Objective>(recipe: &Recipe, objective: &mut O, model: O::Model, 
         }
         state.window.seconds += begun.elapsed().as_secs_f64();
         state.step += 1;
-        state.num_updates = optimizer.num_updates;
+        let [num_updates, num_averaged] = optimizer.counts();
+        (state.num_updates, state.num_averaged) = (num_updates, Some(num_averaged));
         state.measures.clear();
         state.seconds += clock.elapsed().as_secs_f64();
         clock = Instant::now();
@@ -209,7 +213,7 @@ pub fn train<O: Objective>(recipe: &Recipe, objective: &mut O, model: O::Model, 
         if last || to_rank || (run.checkpoint_every > 0 && state.step.is_multiple_of(run.checkpoint_every)) {
             // Lines of metrics that a resume keeps must be there as surely as the checkpoint.
             metrics.sync()?;
-            checkpoints.save(&state, &model, &optimizer)?;
+            checkpoints.save(&state, &model, &optimizer.state())?;
         }
     }
     reporter.end(false);
@@ -217,6 +221,7 @@ pub fn train<O: Objective>(recipe: &Recipe, objective: &mut O, model: O::Model, 
     Ok((averaged(model, &optimizer), Outcome::Finished))
 }
 
-fn averaged<M: Module>(model: M, optimizer: &OptimizerState) -> M {
-    if optimizer.ema.is_empty() { model } else { with_parameters(model, &optimizer.ema).0 }
+fn averaged<M: Module>(model: M, optimizer: &Optimizer) -> M {
+    let averages = optimizer.averages();
+    if averages.is_empty() { model } else { with_parameters(model, &averages).0 }
 }

@@ -13,32 +13,44 @@ pub(crate) type Fault = (String, String);
 pub(crate) fn check(text: &str, recipe: &Recipe) -> Result<(), Fault> {
     // Both were parsed or are about to be written by the same library; what fails here fails elsewhere with a better message.
     let (Ok(mut given), Ok(read)) = (text.parse::<Table>(), Table::try_from(recipe)) else { return Ok(()) };
-    // Keys of stages are read as those of recipes.
-    given.remove("stage");
-    if let Some((path, name, known)) = unread(&given, &read, "") {
-        let reason = format!("unknown key `{name}` of [{path}]");
-        let hint = match nearest(name, known.iter().map(|name| name.as_str())) {
-            Some(name) => format!("did you mean `{name}`?"),
-            None => {
-                let known: Vec<&str> = known.iter().map(|name| name.as_str()).collect();
-                format!("[{path}] has {}", known.join(", "))
-            }
-        };
-        return Err((reason, hint));
-    }
+    let stages = given.remove("stage");
+    unknown_key(&given, &read)?;
     if recipe.stages.is_empty() {
         return of_one(&given, recipe).map_or(Ok(()), Err);
     }
-    // What one stage has no use for may be for another.
+    // What one stage has no use for may be for another, but what a stage says itself is for that stage.
+    let own = stages.as_ref().and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_table);
     let mut faults = Vec::new();
-    for stage in &recipe.stages {
+    for (stage, own) in recipe.stages.iter().zip(own) {
+        let in_stage = |(reason, hint): Fault| (format!("stage `{}`: {reason}", stage.name), hint);
         passes(&stage.recipe)?;
+        let mut own = own.clone();
+        own.retain(|_, section| section.is_table());
+        if let Ok(read) = Table::try_from(&stage.recipe) {
+            unknown_key(&own, &read).map_err(in_stage)?;
+        }
+        if let Some(fault) = of_one(&own, &stage.recipe) {
+            return Err(in_stage(fault));
+        }
         faults.push(of_one(&given, &stage.recipe));
     }
     match faults.into_iter().collect::<Option<Vec<Fault>>>() {
         Some(mut faults) if !faults.is_empty() => Err(faults.swap_remove(0)),
         _ => Ok(()),
     }
+}
+
+/// Refuses a key that was given and that nothing reads.
+fn unknown_key(given: &Table, read: &Table) -> Result<(), Fault> {
+    let Some((path, name, known)) = unread(given, read, "") else { return Ok(()) };
+    let hint = match nearest(name, known.iter().map(|name| name.as_str())) {
+        Some(name) => format!("did you mean `{name}`?"),
+        None => {
+            let known: Vec<&str> = known.iter().map(|name| name.as_str()).collect();
+            format!("[{path}] has {}", known.join(", "))
+        }
+    };
+    Err((format!("unknown key `{name}` of [{path}]"), hint))
 }
 
 /// What is wrong with a recipe that has no stages, or with one stage, of which `given` was written.
@@ -106,6 +118,8 @@ fn part_rules(recipe: &Recipe) -> Vec<Rule> {
     let in_memory = "only [unified] streams its data; this part holds it in memory";
     let mut rules: Vec<Rule> = run.into_iter().map(|key| rule("run", key, tokenizer, at_once)).collect();
     rules.extend(optimizer.into_iter().map(|key| rule("optimizer", key, tokenizer, at_once)));
+    rules.push(rule("run", "tensorboard", tokenizer, at_once));
+    rules.extend(["freeze", "unfreeze"].map(|key| rule("trainable", key, tokenizer, "the text tokenizer has no parameters")));
     rules.extend(["cache", "precompute", "num_workers"].map(|key| rule("data", key, recipe.unified.is_none(), in_memory)));
     rules.push(rule("data.mixture", "weight", recipe.unified.is_none(), "only [unified] draws its samples by weight"));
     rules
@@ -267,6 +281,25 @@ mod tests {
         assert_fault(&found, &["unknown key `levels` of [unified.config.moe]", "did you mean `level`?"]);
         let found = fault("mini/vq", set("vq.config", "colour", 3));
         assert_fault(&found, &["unknown key `colour` of [vq.config]", "[vq.config] has "]);
+    }
+
+    #[test]
+    fn keys_of_a_stage_are_checked_as_those_of_a_recipe() {
+        let staged = |stage: &'static str| {
+            move |recipe: &mut Table| {
+                recipe["optimizer"].as_table_mut().unwrap().remove("num_steps");
+                let first = "[[stage]]\nname='first'\nnum_steps=3\n";
+                recipe.extend(format!("{first}[[stage]]\nname='second'\nnum_steps=3\n{stage}").parse::<Table>().unwrap());
+            }
+        };
+        let golden = "debug/golden";
+        assert_eq!(fault(golden, staged("[stage.optimizer]\nlearning_rate=1e-3")), "");
+        let found = fault(golden, staged("[stage.unified.config]\nrope_thetta=1e4"));
+        assert_fault(&found, &["stage `second`: unknown key `rope_thetta` of [unified.config]", "did you mean `rope_theta`?"]);
+        let found = fault(golden, staged("[stage.optimizer]\ndecay_ratio=0.2"));
+        assert_fault(&found, &["stage `second`: `decay_ratio` of [optimizer] has no effect"]);
+        let frozen = |recipe: &mut Table| recipe.extend("[trainable]\nfreeze=['a']".parse::<Table>().unwrap());
+        assert_fault(&fault("mini/tokenizer", frozen), &["`freeze` of [trainable] has no effect"]);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::sync::{Mutex, OnceLock};
 use burn::tensor::Device;
 use toml::{Table, Value};
 use unif2ace_data::{Broken, MaxBroken};
+use unif2ace_ops::{Precision, in_precision};
 use unif2ace_train::batches::sample_indices;
 use unif2ace_train::feed::{Feed, RankOf};
 use unif2ace_train::{Outcome, Recipe, Session, features, run};
@@ -223,6 +224,16 @@ fn a_second_start_encodes_nothing_and_ranks_share_the_batches() {
         assert_eq!(ranks.each_mut().map(|rank| rank.texts(step).unwrap()).concat(), first.texts(step).unwrap());
     }
     assert_eq!(second.encoder().num_encoded() + ranks.iter().map(|rank| rank.encoder().num_encoded()).sum::<usize>(), 0);
+    // What a run in bf16 encodes is what one in f32 does.
+    let mut rounded = recipe.clone();
+    rounded.data.cache = Some(base.join("rounded-cache"));
+    let mut rounded = feed(&rounded, 0, 1);
+    for step in [0, 1] {
+        let found = in_precision(Precision::Bf16, || rounded.t2i(step).unwrap());
+        let known = first.t2i(step).unwrap();
+        assert_eq!((&found.keys, &found.features.codes), (&known.keys, &known.features.codes));
+    }
+    assert!(rounded.encoder().num_encoded() > 0);
     // Other weights of the image tokenizer: nothing of the cache is taken.
     let model = base.join("other-model");
     fs::create_dir_all(&model).unwrap();

@@ -61,6 +61,9 @@ fn adapters_alone_are_trained_and_saved_and_go_with_their_model() {
         assert!(read("whole") == read("halves"), "{name}");
     }
 
+    let error = adapt(&place, "halves", 6, true, "rank = 2\nalpha = 16.0").unwrap_err().to_string();
+    assert!(error.contains("alpha = 8") && error.contains("says 16") && error.contains("hint: "), "{error}");
+
     let options = PipelineOptions { lora: Some(lora.clone()), ..PipelineOptions::default() };
     let pipeline = Pipeline::from_pretrained(place.path("model"), &options).unwrap();
     assert_eq!(pipeline.name, "model with lora");

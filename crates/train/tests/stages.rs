@@ -107,4 +107,17 @@ fn what_a_later_stage_gets_wrong_is_told_before_the_first() {
     let error = error.unwrap_err().to_string();
     assert!(error.contains("`embed_token` in `freeze`") && error.contains("`showo.model.embed_tokens.weight`"), "{error}");
     assert!(!place.path("wrong").exists(), "nothing is trained");
+    for (section, expected) in [
+        ("data.path = 'no-such-set'", "no-such-set"),
+        ("unified.config.hidden_size = 64", "stage `instruction`: [unified.config]"),
+    ] {
+        let error = place.train("wrong", 0, false, |recipe| {
+            stages(recipe, &[("alignment", 2), ("instruction", 2)]);
+            let changed: Table = toml::from_str(section).unwrap();
+            recipe["stage"][1].as_table_mut().unwrap().extend(changed);
+        });
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+        assert!(!place.path("wrong").exists(), "nothing is trained");
+    }
 }

@@ -66,15 +66,15 @@ pub fn run(args: &TrainArgs) -> Outcome {
         let plan = unif2ace_train::plan(&recipe)?;
         return say(&if args.json { serde_json::to_string_pretty(&plan)? } else { plan.to_string() });
     }
-    let device = match args.device {
-        DeviceName::Auto if unif2ace_train::needs_cpu(&recipe).is_some() => DeviceName::Cpu,
-        device => device,
-    };
     let ranks = unif2ace_train::connect()?;
-    let devices = match (ranks.world_size(), args.num_devices.get()) {
-        (2.., 1) => vec![open_nth_device(device, unif2ace_train::local_rank())?],
-        (_, count) => open_devices(device, count)?,
+    let open = |device: DeviceName| match (ranks.world_size(), args.num_devices.get()) {
+        (2.., 1) => open_nth_device(device, unif2ace_train::local_rank()).map(|device| vec![device]),
+        (_, count) => open_devices(device, count),
     };
+    let mut devices = open(args.device)?;
+    if args.device == DeviceName::Auto && !devices.iter().all(|device| unif2ace_train::has_precision(&recipe, device)) {
+        devices = open(DeviceName::Cpu)?;
+    }
     let dashboard = match args.dashboard && ranks.leads() {
         true if dashboard::is_possible() => {
             Some(Dashboard::open(format!("{}: {}", path.display(), recipe.run.output.display()), &recipe.run.output)?)

@@ -66,7 +66,7 @@ impl Draws for KeyedDraws {
     }
 }
 
-/// A draw from K probabilities with one Exp(1) number each: `argmax p / q`, the reference's multinomial (showo.md §4.1, 3).
+/// A draw from K probabilities with one Exp(1) number each: `argmax p / q`, the multinomial of Show-o's sampler.
 ///
 /// The winner barely depends on the rounding of `p`, unlike with one uniform number and a running sum.
 pub fn exponential_race(probabilities: &[f32], mut exponential: impl FnMut(usize) -> f32) -> usize {

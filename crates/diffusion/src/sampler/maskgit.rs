@@ -1,4 +1,4 @@
-//! Confidence-based parallel decoding: one step of Show-o's `t2i_generate` for one image (showo.md §4.1).
+//! Confidence-based parallel decoding: one step of Show-o's `t2i_generate` for one image.
 
 use super::draws::{Draws, truncated_softmax};
 use super::{Cooling, Rows, SamplerConfig};

@@ -1,4 +1,4 @@
-//! Score-based steps for the absorbing graph: Euler (τ-leaping) and Tweedie (analytic), after SEDD (unif2ace.md §4).
+//! Score-based steps for the absorbing graph: Euler (τ-leaping) and Tweedie (analytic), after SEDD (arXiv 2310.16834).
 //!
 //! The score is RADD's exact `s = p (1 - m) / m` whatever form the loss had: both forms are minimised by the same `p`, and only the exact one is
 //! the true ratio then. (With the paper's `p / m` the Euler rate `σ̄' s` near `t = 1` would reveal everything at once.) A masked

@@ -1,4 +1,4 @@
-//! The mask schedules of the backbone, float32 operation by operation as the reference computes them (showo.md §3.1).
+//! The mask schedules of the backbone, float32 operation by operation as the reference computes them (as in Show-o).
 
 use std::fmt;
 use std::str::FromStr;

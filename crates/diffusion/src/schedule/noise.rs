@@ -1,4 +1,4 @@
-//! The noise schedules of D3Diff (unif2ace.md §3): masked probability `m(t)`, total noise `σ̄(t)` and its rate `σ̄'(t)`, in log space.
+//! The noise schedules of D3Diff (arXiv 2503.08120): masked probability `m(t)`, total noise `σ̄(t)` and its rate `σ̄'(t)`, in log space.
 
 use std::f64::consts::{FRAC_PI_2, FRAC_PI_4, LN_2};
 use std::fmt;

@@ -1,4 +1,4 @@
-//! The two grouped levels of the mixture of experts (unif2ace.md §2a, 2b): one group of experts a task.
+//! The two grouped levels of the mixture of experts (arXiv 2503.08120): one group of experts a task.
 
 mod features;
 mod sequence;

@@ -1,4 +1,4 @@
-//! Conversations for instruction tuning (LLaVA records, showo.md §2.7, 2.8).
+//! Conversations for instruction tuning (LLaVA records, as in Show-o's instruction tuning).
 
 use super::text::EOT_NAME;
 use super::{IGNORED, Prompter, Row, SpecialText};

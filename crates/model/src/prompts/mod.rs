@@ -1,4 +1,4 @@
-//! Rows of tokens for every task (showo.md §2). No I/O: the tokenizer comes from outside as an [`Encode`].
+//! Rows of tokens for every task (as in Show-o). No I/O: the tokenizer comes from outside as an [`Encode`].
 //!
 //! M is the text budget (`max_seq_length`), N the number of image tokens. Image tokens are given as ids of the shared vocabulary: code +
 //! offset, or the mask id.

@@ -1,4 +1,4 @@
-//! The unified transformer: Show-o's backbone (showo.md §1) with grouped token-level and sequence-level experts (unif2ace.md §2).
+//! The unified transformer: Show-o's backbone with grouped token-level and sequence-level experts (arXiv 2503.08120).
 //!
 //! ```text
 //! h = LayerNorm(x)
@@ -275,7 +275,7 @@ impl Unif2ace {
         self.showo.model.embed_tokens.forward(ids_BL)
     }
 
-    /// Outside features `[B, P, C]` as sequence embeddings `[B, P, D]` (the CLIP variant, showo.md §6); `None` without a projector.
+    /// Outside features `[B, P, C]` as sequence embeddings `[B, P, D]` (Show-o's CLIP variant); `None` without a projector.
     pub fn project(&self, feature_BPC: Tensor<3>) -> Option<Tensor<3>> {
         let (first, _, last) = self.mm_projector.as_ref()?;
         Some(last.forward(first.forward_act(feature_BPC, Activation::GeluErf)))
@@ -322,10 +322,7 @@ impl Unif2ace {
         if let CacheUse::Append(cache) = &mut cache {
             cache.layers.resize_with(self.showo.model.layers.len(), LayerCache::default);
         }
-        let num_recomputed = match on_cpu(&x_BLD.device()) {
-            true => self.recompute.num_of(self.showo.model.layers.len()),
-            false => 0,
-        };
+        let num_recomputed = self.recompute.num_of(self.showo.model.layers.len());
         let mut stats = MoeStats::default();
         for (index, layer) in self.showo.model.layers.iter().enumerate() {
             let _block = tracing::debug_span!("block", index).entered();

@@ -1,4 +1,4 @@
-//! Rotary tables (showo.md §1.2) for consecutive or arbitrary positions.
+//! Rotary tables (as in Show-o) for consecutive or arbitrary positions.
 
 use burn::tensor::{Device, Tensor, TensorData};
 use unif2ace_ops::Rotary;

@@ -184,13 +184,21 @@ impl Block {
             let means = ran.token_means.iter().map(Traced::of);
             Run { outputs: std::iter::once(Traced::of(&y_BLD)).chain(means).collect(), leaves: leaves.made }
         });
-        let y_BLD = node.output(y_BLD);
+        let y_BLD = output(node.as_ref(), y_BLD);
         for (counts, mean_E) in ran.token_use.into_iter().zip(ran.token_means) {
-            let mean_E = node.output(mean_E);
+            let mean_E = output(node.as_ref(), mean_E);
             stats.add(balance_loss(&mean_E, &counts), counts, mean_E, ran.num_tokens);
         }
         stats.sequence_use.extend(ran.sequence_use);
         y_BLD
+    }
+}
+
+/// An output of a piece in the outer graph; a constant there where nothing in the piece needs a gradient.
+fn output<const D: usize>(node: Option<&Recomputed>, value: Tensor<D>) -> Tensor<D> {
+    match node {
+        Some(node) => node.output(value),
+        None => value.autodiff(),
     }
 }
 

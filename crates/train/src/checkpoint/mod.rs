@@ -35,8 +35,11 @@ const MAX_STATE_BYTES: u64 = 1 << 20;
 pub struct RunState {
     /// Steps done; the data order and all random draws are functions of the seed and this number.
     pub step: u64,
-    /// Updates of the optimiser.
+    /// Updates of the optimiser in the stage.
     pub num_updates: u64,
+    /// Updates of the averages, over all stages; `num_updates` where it is absent.
+    #[serde(default)]
+    pub num_averaged: Option<u64>,
     /// Seed of the run.
     pub seed: u64,
     /// Training seconds so far, over all sessions.
@@ -50,6 +53,9 @@ pub struct RunState {
     /// SHA-256 of the weights that adapters are trained beside; none without adapters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lora_base: Option<String>,
+    /// What the adapters' updates are scaled by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lora_alpha: Option<f64>,
     /// Sums since the last line of metrics.
     #[serde(default)]
     pub window: Window,
@@ -192,6 +198,7 @@ impl Checkpoint {
             second: read_tensors(&self.folder.join(SECOND))?,
             ema: read_tensors(&self.folder.join(EMA))?,
             num_updates: self.state.num_updates,
+            num_averaged: self.state.num_averaged.unwrap_or(self.state.num_updates),
         })
     }
 }

@@ -15,7 +15,7 @@ use unif2ace_ops::{PartialGradients, WatchedGradient, watch_gradient};
 use super::Times;
 use crate::error::Result;
 
-/// A bucket is full with an eighth of the model, or with this many values (25 MB, as PyTorch's).
+/// A bucket is full with an eighth of the model, or with this many values (25 MB, as PyTorch's); a larger tensor is one bucket.
 const MAX_BUCKET: usize = 25 * (1 << 20) / 4;
 
 /// In which order parameters are sent.

@@ -14,7 +14,10 @@ use unif2ace_ops::listen_to_taps;
 
 use self::backward::{Backward, added, digest, watched};
 use crate::error::{Result, TrainError};
-use crate::optim::{HostGradients, OptimizerState, collect_gradients};
+use crate::optim::{
+    DeviceGradients, DeviceTensors, HostGradients, OptimizerState, StepGradients, added_on_device, collect_gradients,
+    collect_on_device,
+};
 use crate::params::parameters;
 use crate::recipe::Recipe;
 use crate::tasks::share::{Pass, Share};
@@ -26,6 +29,8 @@ pub struct Parallel {
     state: Arc<Mutex<Backward>>,
     /// Where the time of the sums went.
     times: Times,
+    /// Gradients of the passes before, where gradients stay on the device of the weights.
+    on_device: Option<DeviceTensors>,
 }
 
 /// Over a session.
@@ -91,7 +96,13 @@ impl Parallel {
             let (seen, ranks) = (state.clone(), ranks.clone());
             listen_to_taps(Some(Arc::new(move |gradients| lock(&seen).at_tap(gradients, &*ranks))));
         }
-        Self { ranks, state, times: Times::default() }
+        Self { ranks, state, times: Times::default(), on_device: None }
+    }
+
+    /// Leaves gradients on the device of the weights if asked to, which one rank alone can.
+    pub(crate) fn keeping_gradients_there(mut self, keep: bool) -> Self {
+        self.on_device = (keep && self.ranks.world_size() == 1).then(DeviceTensors::new);
+        self
     }
 
     /// Checks that all ranks start from the same step, weights and moments.
@@ -158,6 +169,10 @@ impl Parallel {
 
     /// Keeps the gradients of a share until [`Parallel::backward`] adds them to its own.
     pub fn accumulate<M: Module>(&mut self, model: &M, loss: Tensor<1>) {
+        if let Some(carried) = &mut self.on_device {
+            *carried = added_on_device(std::mem::take(carried), gradients_there(model, loss));
+            return;
+        }
         lock(&self.state).idle = true;
         let gradients = local_gradients(model, loss).into_tensors();
         let mut state = lock(&self.state);
@@ -168,7 +183,22 @@ impl Parallel {
 
     /// Drops what was kept.
     pub fn forget(&mut self) {
+        self.on_device.iter_mut().for_each(DeviceTensors::clear);
         lock(&self.state).carried.clear();
+    }
+
+    /// The gradients of a step: those of [`Parallel::backward`], or where the weights are.
+    ///
+    /// # Errors
+    /// As [`Parallel::backward`].
+    pub(crate) fn gradients<M: Module>(&mut self, model: &M, loss: Tensor<1>) -> Result<StepGradients> {
+        match &mut self.on_device {
+            None => self.backward(model, loss).map(StepGradients::Host),
+            Some(carried) => {
+                let all = added_on_device(std::mem::take(carried), gradients_there(model, loss));
+                Ok(StepGradients::Device(DeviceGradients::new(all)))
+            }
+        }
     }
 
     /// The gradients of the global loss, of which `loss` is this rank's share, or what is left of the share.
@@ -237,6 +267,14 @@ fn local_gradients<M: Module>(model: &M, loss: Tensor<1>) -> HostGradients {
     match loss.is_tracked() {
         true => collect_gradients(model, loss.backward()),
         false => HostGradients::new(BTreeMap::new()),
+    }
+}
+
+/// As [`local_gradients`], on the device of the weights.
+fn gradients_there<M: Module>(model: &M, loss: Tensor<1>) -> DeviceTensors {
+    match loss.is_tracked() {
+        true => collect_on_device(model, loss.backward()),
+        false => DeviceTensors::new(),
     }
 }
 

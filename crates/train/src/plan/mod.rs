@@ -19,6 +19,7 @@ pub use self::memory::Memory;
 use crate::checkpoint::Checkpoints;
 use crate::error::{Result, TrainError};
 use crate::recipe::Recipe;
+use crate::stages::Stage;
 use crate::tasks::data;
 use crate::{features, lora, trainable};
 
@@ -29,6 +30,19 @@ pub struct Plan {
     pub part: &'static str,
     /// Its parameters; `None` for the text tokenizer, which has none.
     pub parameters: Option<Parameters>,
+    /// What is done; `None` where there are stages.
+    #[serde(flatten)]
+    pub work: Option<Work>,
+    /// What each stage does.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub stages: Vec<StagePlan>,
+    /// Step of the newest checkpoint that lies in the run's folder already.
+    pub checkpoint: Option<u64>,
+}
+
+/// What a recipe without stages does, or a stage of one.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Work {
     /// Bytes by formula.
     pub memory: Option<Memory>,
     /// The loop.
@@ -37,8 +51,16 @@ pub struct Plan {
     pub sets: Vec<SetPlan>,
     /// Training samples by task, over all sets that the recipe reads for it.
     pub samples_by_task: BTreeMap<&'static str, usize>,
-    /// Step of the newest checkpoint that lies in the run's folder already.
-    pub checkpoint: Option<u64>,
+}
+
+/// A stage.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct StagePlan {
+    /// Its name.
+    pub name: String,
+    /// What it does.
+    #[serde(flatten)]
+    pub work: Work,
 }
 
 /// Numbers of values.
@@ -63,7 +85,8 @@ pub struct Steps {
     pub passes: usize,
     /// Blocks that run again in the backward pass.
     pub recomputed_blocks: usize,
-    /// Tokens a step, at most (shorter texts make shorter rows); of parts without tokens the pictures.
+    /// Tokens a step if each row has the text that `max_seq_length` allows: shorter texts make shorter rows, several long questions in one row a
+    /// longer one. Of parts without tokens the pictures.
     pub tokens: usize,
     /// Learning rate of the first step, the largest, and that of the last step.
     pub learning_rates: [f64; 3],
@@ -94,24 +117,30 @@ pub struct SetPlan {
 /// When its data, its network's sizes or the parts that it builds on can't be used: what the run itself would say first.
 pub fn plan(recipe: &Recipe) -> Result<Plan> {
     let network = Network::of_recipe(recipe)?;
-    let sets = sets(recipe)?;
-    let checkpoints = Checkpoints::new(recipe.run.output.join("checkpoints"), recipe.run.keep());
-    let mut plan = Plan {
-        part: network.part,
-        parameters: None,
-        memory: None,
-        steps: None,
-        samples_by_task: samples_by_task(recipe, &sets)?,
-        sets,
-        checkpoint: checkpoints.newest_step()?,
+    let parameters = network.parameters();
+    let of_stage = |stage: &Stage| {
+        let work = work(&stage.recipe, parameters.as_ref())?;
+        Ok(StagePlan { name: stage.name.clone(), work })
     };
-    if let Some(parameters) = network.parameters() {
+    let checkpoints = Checkpoints::new(recipe.run.output.join("checkpoints"), recipe.run.keep());
+    Ok(Plan {
+        part: network.part,
+        work: if recipe.stages.is_empty() { Some(work(recipe, parameters.as_ref())?) } else { None },
+        stages: recipe.stages.iter().map(of_stage).collect::<Result<_>>()?,
+        parameters,
+        checkpoint: checkpoints.newest_step()?,
+    })
+}
+
+fn work(recipe: &Recipe, parameters: Option<&Parameters>) -> Result<Work> {
+    let sets = sets(recipe)?;
+    let mut work = Work { memory: None, steps: None, samples_by_task: samples_by_task(recipe, &sets)?, sets };
+    if let Some(parameters) = parameters {
         let optimizer = recipe.optimizer()?;
-        plan.memory = Some(Memory::of(recipe, optimizer, parameters.all, parameters.trained));
-        plan.steps = Some(steps(recipe, &parameters)?);
-        plan.parameters = Some(parameters);
+        work.memory = Some(Memory::of(recipe, optimizer, parameters.all, parameters.trained));
+        work.steps = Some(steps(recipe, parameters)?);
     }
-    Ok(plan)
+    Ok(work)
 }
 
 /// A part's network as its parameters, which are not drawn.
@@ -270,7 +299,9 @@ fn steps(recipe: &Recipe, parameters: &Parameters) -> Result<Steps> {
     // The rates rise once and then only fall, but for restarts at the same peak.
     let peak_step = optimizer.warmup_steps.min(last);
     let averages = if optimizer.ema_decay > 0.0 { 1 } else { 0 };
-    let a_checkpoint = 4 * (parameters.all + (2 + averages) * parameters.trained);
+    // Of a run with adapters only they are saved.
+    let weights = if recipe.lora.is_some() { parameters.trained } else { parameters.all };
+    let a_checkpoint = 4 * (weights + (2 + averages) * parameters.trained);
     Ok(Steps {
         num_steps: optimizer.num_steps,
         rows,

@@ -2,7 +2,7 @@
 
 use std::fmt::{Display, Formatter, Result};
 
-use super::Plan;
+use super::{Plan, StagePlan, Work};
 
 impl Display for Plan {
     fn fmt(&self, f: &mut Formatter<'_>) -> Result {
@@ -14,6 +14,21 @@ impl Display for Plan {
             }
             writeln!(f, "  {:<28} {:>16}\n  {:<28} {:>16}", "all", parameters.all, "trained", parameters.trained)?;
         }
+        if let Some(work) = &self.work {
+            write!(f, "{work}")?;
+        }
+        for StagePlan { name, work } in &self.stages {
+            write!(f, "\nstage {name}\n{work}")?;
+        }
+        match self.checkpoint {
+            Some(step) => write!(f, "\nthe run's folder has a checkpoint of step {step}: --resume continues there"),
+            None => write!(f, "\nthe run's folder has no checkpoint: the run starts at step 0"),
+        }
+    }
+}
+
+impl Display for Work {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
         if let Some(memory) = &self.memory {
             writeln!(f, "\nmemory of a rank, estimated (docs/scaling.md)")?;
             let rows = [
@@ -37,7 +52,7 @@ impl Display for Plan {
             }
             line("passes a step", steps.passes.to_string())?;
             line("blocks computed again", steps.recomputed_blocks.to_string())?;
-            line("tokens a step, at most", steps.tokens.to_string())?;
+            line("tokens a step, about", steps.tokens.to_string())?;
             let [first, peak, last] = steps.learning_rates;
             line("learning rate, first step", format!("{first:.3e}"))?;
             line(&format!("learning rate, step {}", steps.peak_step), format!("{peak:.3e}"))?;
@@ -52,10 +67,7 @@ impl Display for Plan {
         for (task, count) in &self.samples_by_task {
             writeln!(f, "  {:<28} {count:>16}", format!("samples for {task}"))?;
         }
-        match self.checkpoint {
-            Some(step) => write!(f, "\nthe run's folder has a checkpoint of step {step}: --resume continues there"),
-            None => write!(f, "\nthe run's folder has no checkpoint: the run starts at step 0"),
-        }
+        Ok(())
     }
 }
 

@@ -1,4 +1,4 @@
-//! Text alone: next-token cross-entropy, so that the backbone keeps its language (showo.md §3.2, `loss_lm`).
+//! Text alone: next-token cross-entropy, so that the backbone keeps its language (Show-o's `loss_lm`).
 
 use unif2ace_model::masks::{Marks, predict_next};
 use unif2ace_model::moe::Task;

@@ -1,4 +1,4 @@
-//! The VQ image tokenizer (showo.md §5): reconstruction, commitment and entropy losses, no adversarial term.
+//! The VQ image tokenizer (as in Show-o): reconstruction, commitment and entropy losses, no adversarial term.
 
 use std::path::Path;
 

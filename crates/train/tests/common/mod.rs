@@ -32,7 +32,8 @@ impl Net {
 
 /// All that a checkpoint of `step` holds, as functions of the step.
 pub fn content(rows: usize, step: u64) -> (RunState, Net, OptimizerState) {
-    let state = RunState { step, num_updates: step, seed: 1, seconds: step as f64, ..RunState::default() };
+    let state =
+        RunState { step, num_updates: step, num_averaged: Some(step + 3), seed: 1, seconds: step as f64, ..RunState::default() };
     let tensors = |value: f32| -> HostTensors { parameters(&Net::new(rows, value)) };
     let value = step as f32;
     let optimizer = OptimizerState {
@@ -40,6 +41,7 @@ pub fn content(rows: usize, step: u64) -> (RunState, Net, OptimizerState) {
         second: tensors(value + 0.5),
         ema: tensors(value + 0.75),
         num_updates: step,
+        num_averaged: step + 3,
     };
     (state, Net::new(rows, value), optimizer)
 }
@@ -58,7 +60,7 @@ pub fn load(checkpoints: &Checkpoints, rows: usize) -> Option<u64> {
     assert_eq!(parameters(&found.load_into(Net::new(rows, 0.0)).unwrap()), parameters(&net));
     let loaded = found.optimizer().unwrap();
     assert!(loaded.first == optimizer.first && loaded.second == optimizer.second && loaded.ema == optimizer.ema);
-    assert_eq!(loaded.num_updates, optimizer.num_updates);
+    assert_eq!((loaded.num_updates, loaded.num_averaged), (optimizer.num_updates, optimizer.num_averaged));
     Some(state.step)
 }
 

@@ -39,7 +39,7 @@ struct ShowOConfig {
 }
 
 /// Makes a model folder from a Show-o checkpoint: the backbone as it is, experts that change nothing at first ("upcycling",
-/// unif2ace.md 2a and 2b): the dense MLP is the shared expert, routed experts have a zero output, the sequence branch a zero scale.
+/// arXiv 2503.08120): the dense MLP is the shared expert, routed experts have a zero output, the sequence branch a zero scale.
 ///
 /// `source` is a folder in the hub's layout, config.json with one safetensors file or shards, any float type. One tensor, or one
 /// block's experts, is in memory at a time.

@@ -133,7 +133,7 @@ def active_bytes(config: dict, bytes_per_weight: float) -> float:
 
 def same(a: list, b: list) -> str:
     equal = sum(x == y for x, y in zip(a, b))
-    return f"{equal} of {len(b)}"
+    return f"{equal} of {max(len(a), len(b))}"
 
 
 def insist(what: str, found: str) -> None:

@@ -60,6 +60,14 @@ pub enum SampleFault {
         /// What is wrong with it.
         reason: String,
     },
+    /// The record's name of its picture fits several pictures.
+    #[error("the picture {name} could be any of {candidates}: expected one, so name it with its folder and extension")]
+    Ambiguous {
+        /// The name in the record.
+        name: String,
+        /// The pictures that it fits, cut after the first few.
+        candidates: String,
+    },
     /// A sample without anything that its tasks could use.
     #[error("the record has nothing for the tasks {tasks}")]
     Unusable {

@@ -113,7 +113,7 @@ impl FaceRecord {
 /// One picture with its record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sample {
-    /// Name of the sample in its shard.
+    /// Name of the sample in its set; of a line of text its file's name and its number from 1, as `train.txt:3`.
     pub key: String,
     /// The picture as stored (WebP, PNG or JPEG); empty for text only, which is the record's one caption.
     pub image_bytes: Vec<u8>,

@@ -13,7 +13,7 @@ use parquet::file::properties::WriterProperties;
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
 use serde_json::json;
-use unif2ace_data::{DataError, DataSet, Format, Sample, SampleFault, Vqa, square_rgb};
+use unif2ace_data::{Broken, DataError, DataSet, Format, MaxBroken, Sample, SampleFault, Vqa, load_all, square_rgb};
 
 fn all(set: &DataSet) -> Vec<Result<Sample, (String, SampleFault)>> {
     (0..set.len()).map(|index| set.get(index).unwrap()).collect()
@@ -219,7 +219,7 @@ fn captions_and_questions_beside_an_image_folder() {
             write_json(&root.join("VQA/vqa.json"), &questions.into());
         } else {
             let lines: Vec<String> = questions.iter().map(ToString::to_string).collect();
-            fs::write(root.join("train_vqa.jsonl"), lines.join("\n")).unwrap();
+            fs::write(root.join("all_vqa.jsonl"), lines.join("\n")).unwrap();
             let by_name = captions.into_iter().map(|row| (row["image"].as_str().unwrap().to_owned(), row["caption"].clone()));
             write_json(&root.join("captions.json"), &serde_json::Value::Object(by_name.collect()));
         }
@@ -237,6 +237,120 @@ fn captions_and_questions_beside_an_image_folder() {
     }
 }
 
+/// A set of captions by file, with small pictures of these paths; what is in them is their path.
+fn captioned(pictures: &[&str], files: &[(&str, serde_json::Value)]) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for picture in pictures {
+        let path = folder.path().join(picture);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, picture).unwrap();
+    }
+    for (name, rows) in files {
+        write_json(&folder.path().join(name), rows);
+    }
+    folder
+}
+
+/// Key, picture and captions of each sample.
+fn told(set: &DataSet) -> Vec<(String, String, Vec<String>)> {
+    let read = |sample: Sample| (sample.key, String::from_utf8(sample.image_bytes).unwrap(), sample.record.captions);
+    good(set).into_iter().map(read).collect()
+}
+
+#[test]
+fn names_of_annotations_tell_their_split() {
+    let row = |name: &str| json!([{"image": name, "caption": format!("face {name}")}]);
+    let pictures = ["images/a.png", "images/b.png", "images/c.png"];
+    let keys = |root: &Path, split: &str| -> Vec<String> { good(&open(root, split)).into_iter().map(|face| face.key).collect() };
+    for [train, val, test] in [
+        ["train_captions.json", "val_captions.json", "test_captions.json"],
+        ["captions_train2014.json", "captions-validation.json", "captions.test.json"],
+        ["captions/train.json", "captions/dev.json", "captions/test/all.json"],
+        ["train/captions.json", "val/captions.json", "test/captions.json"],
+        ["data/train/captions/1.json", "data/val/captions/1.json", "data/test/captions/1.json"],
+    ] {
+        // What tells no split is left out, as with the other forms.
+        let files = [(train, row("a")), (val, row("b")), (test, row("c")), ("other_captions.json", row("a"))];
+        let folder = captioned(&pictures, &files);
+        let root = folder.path();
+        assert_eq!(Format::detect(root).unwrap(), Format::Unif2aced, "{train}");
+        let found = ["train", "val", "test"].map(|split| keys(root, split));
+        assert_eq!(found, [["a"], ["b"], ["c"]], "{train}");
+        assert_eq!(told(&open(root, "train"))[0].2, ["face a"], "{train}");
+        fs::remove_file(root.join(val)).unwrap();
+        let error = DataSet::open(root, None, "val", 0).err().unwrap().to_string();
+        assert!(error.contains("*.json or *.jsonl of the split val"), "{error}");
+    }
+}
+
+#[test]
+fn pictures_of_the_same_name_in_two_folders_are_two() {
+    let captions = |names: &[&str]| -> serde_json::Value {
+        names.iter().map(|name| json!({"image": name, "caption": format!("by {name}")})).collect()
+    };
+    let names =
+        ["ffhq/00001.png", "celeba/00001.jpg", "images/ffhq/00001", "00002", "./ffhq/00002.png", "00001", "ffhq/00003.png"];
+    let pictures = ["images/ffhq/00001.png", "images/celeba/00001.jpg", "images/ffhq/00002.png", "images/celeba/00003.png"];
+    let folder = captioned(&pictures, &[("train_captions.json", captions(&names))]);
+    let set = open(folder.path(), "train");
+    let items = all(&set);
+    assert_eq!(items.len(), 5);
+    let said = |index: usize| {
+        let sample: &Sample = items[index].as_ref().unwrap();
+        (sample.key.as_str(), std::str::from_utf8(&sample.image_bytes).unwrap(), &sample.record.captions[..])
+    };
+    let by = |names: [&str; 2]| names.map(|name| format!("by {name}"));
+    let first = by(["ffhq/00001.png", "images/ffhq/00001"]);
+    assert_eq!(said(0), ("images/ffhq/00001.png", "images/ffhq/00001.png", &first[..]));
+    let second = ["by celeba/00001.jpg".to_owned()];
+    assert_eq!(said(1), ("images/celeba/00001.jpg", "images/celeba/00001.jpg", &second[..]));
+    // A bare name is that of the one picture that is called so.
+    assert_eq!(said(2), ("00002", "images/ffhq/00002.png", &by(["00002", "./ffhq/00002.png"])[..]));
+    let (key, fault) = items[3].as_ref().unwrap_err();
+    let text = fault.to_string();
+    assert_eq!(key, "00001");
+    assert!(text.contains("images/celeba/00001.jpg, images/ffhq/00001.png"), "{text}");
+    // A picture of another folder isn't taken for it.
+    assert!(matches!(items[4], Err((_, SampleFault::NoPicture { .. }))));
+}
+
+#[test]
+fn broken_records_are_skipped_up_to_the_limit() {
+    let folder = captioned(&["images/a.png", "images/b.png"], &[]);
+    let lines = "{\"image\": \"a\", \"caption\": \"one\"}\n{\"image\": \n{\"caption\": \"of what?\"}\n[]\n\n{\"image\": \"b\"}\n";
+    let (captions, list) = (folder.path().join("train_captions.jsonl"), folder.path().join("llava.json"));
+    fs::write(&captions, lines).unwrap();
+    fs::write(&list, "[{\"image\": \"a.png\"}, 7, {\"id\": \"words\"}, {\"image\": \"b.png\"}, {\"image\": \"b.png\"}]").unwrap();
+    let faults = |set: &DataSet| -> Vec<(String, String)> {
+        let broken = all(set).into_iter().filter_map(Result::err);
+        broken.map(|(key, fault)| (key, fault.to_string())).collect()
+    };
+    let set = open(folder.path(), "train");
+    let found = faults(&set);
+    let keys: Vec<&str> = found.iter().map(|(key, _)| key.as_str()).collect();
+    assert_eq!(keys, ["train_captions.jsonl:2", "train_captions.jsonl:3", "train_captions.jsonl:4"]);
+    for ((_, fault), expected) in found.iter().zip(["EOF", "the name of a picture (`image`)", "an object, found a list"]) {
+        assert!(fault.contains(expected), "{fault}");
+    }
+    let load = |limit| {
+        let broken = Broken::new(MaxBroken::Count(limit));
+        load_all(&set, 0, &broken, |sample| Ok(sample.key)).map_err(|error| error.to_string())
+    };
+    assert_eq!(load(3).unwrap(), ["a", "b"]);
+    let error = load(2).unwrap_err();
+    assert!(error.contains("3 broken samples") && error.contains("train_captions.jsonl:4"), "{error}");
+    let llava = DataSet::open(&list, Some(Format::Llava), "train", 0).unwrap();
+    assert_eq!((llava.len(), faults(&llava)[0].0.as_str()), (3, "llava.json:2"));
+
+    // A file without a single record is none of records.
+    for (path, text) in [(&captions, "one\ntwo\n"), (&list, "[1, 2]"), (&list, "{\"image\"")] {
+        fs::write(path, text).unwrap();
+        let error = DataSet::open(path, Some(Format::Llava), "train", 0).err().unwrap();
+        assert!(matches!(error, DataError::SetFile { .. }), "{text}: {error}");
+    }
+    assert!(matches!(DataSet::open(&captions, None, "train", 0).err().unwrap(), DataError::SetFile { .. }));
+}
+
 #[test]
 fn lines_of_text() {
     let folder = tempfile::tempdir().unwrap();
@@ -247,6 +361,8 @@ fn lines_of_text() {
         items.iter().map(|item| item.as_ref().map_or_else(|(key, _)| key.clone(), |s| s.record.captions[0].clone())).collect();
     assert_eq!(texts, ["four", "five", "train.jsonl:3", "one", "two", "three"]);
     assert!(items[0].as_ref().unwrap().image_bytes.is_empty());
+    let keys: Vec<_> = items.iter().map(|item| item.as_ref().map_or_else(|(key, _)| key, |sample| &sample.key)).collect();
+    assert_eq!(keys, ["train.jsonl:1", "train.jsonl:2", "train.jsonl:3", "train.txt:1", "train.txt:3", "train.txt:4"]);
     let bad = folder.path().join("bad.txt");
     fs::write(&bad, b"good\n\xff\xfe\nlast").unwrap();
     assert!(matches!(open(&bad, "train").get(1).unwrap(), Err((_, SampleFault::Record { .. }))));

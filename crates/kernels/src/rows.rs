@@ -191,6 +191,7 @@ mod tests {
     fn rounding_is_the_librarys() {
         let mut x = values(40_000, 1);
         x.extend([0.0, -0.0, f32::MAX, f32::MIN, f32::INFINITY, 1e-42, 1.003_906_3, 1.011_718_8, -1.011_718_8]);
+        assert_eq!(rounded(&x).len(), x.len());
         assert!(rounded(&x).iter().zip(&x).all(|(found, &x)| found.to_bits() == bf16::from_f32(x).to_bits()));
         assert!(rounded(&[f32::NAN, f32::from_bits(u32::MAX), f32::from_bits(0x7F80_0001)]).iter().all(|x| x.is_nan()));
     }

@@ -100,7 +100,7 @@ pub struct ConvLayer {
     kernel: [usize; 2],
 }
 
-/// Packs `weight` `[out, in, kh, kw]` and `bias` `[out]` for [`packed_conv2d`], in the process-wide precision.
+/// Packs `weight` `[out, in, kh, kw]` and `bias` `[out]` for [`packed_conv2d`], in the precision of [`crate::precision`].
 pub fn pack_conv2d(weight: Tensor<4>, bias: Tensor<1>) -> PackedConv {
     let [num_out, channels, kernel_height, kernel_width] = weight.dims();
     let kernel = [kernel_height, kernel_width];

@@ -165,10 +165,8 @@ pub fn open_nth(name: DeviceName, process: usize) -> Result<Device> {
 }
 
 fn missing(name: DeviceName) -> PipelineError {
-    let built = match name {
-        DeviceName::Cuda => cfg!(feature = "cuda"),
-        _ => cfg!(feature = "vulkan"),
-    };
+    let [cuda, vulkan] = [cfg!(feature = "cuda"), cfg!(feature = "vulkan")];
+    let built = if name == DeviceName::Cuda { cuda } else { vulkan };
     PipelineError::Device {
         found: name.to_string(),
         reason: if built { "this machine has no such device" } else { "this build has no such backend" }.into(),

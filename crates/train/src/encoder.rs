@@ -20,7 +20,7 @@ use crate::tasks::unified::FeaturedRecords;
 /// Pictures that go through the networks at once.
 const BATCH: usize = 32;
 /// Names the layout of an entry ([`Features::entry`]), so that another one is never taken for it.
-const ENTRY_FORM: &str = "codes, clip, face";
+const ENTRY_FORM: &str = "codes, clip, face of f32";
 
 /// A sample on its way to the networks.
 pub struct Row {

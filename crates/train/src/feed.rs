@@ -40,13 +40,22 @@ impl RankOf {
     }
 }
 
+/// A line of text alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedText {
+    /// File and line.
+    pub key: String,
+    /// The text.
+    pub text: String,
+}
+
 /// Batches by task and step. They are a function of the recipe and the step, for any number of processes and workers.
 pub struct Feed {
     encoder: Encoder,
     entries: Vec<MixtureEntry>,
     t2i: Option<(Loader<Row>, u64)>,
     mmu: Option<(Loader<Row>, u64)>,
-    text: Option<(Loader<String>, u64)>,
+    text: Option<(Loader<NamedText>, u64)>,
     rank: RankOf,
 }
 
@@ -79,8 +88,8 @@ impl Feed {
             }
             if record.captions.is_empty() && record.vqa.is_empty() { unusable(&drawn) } else { maker.make(drawn.sample) }
         });
-        let text: Prepare<String> = Arc::new(|mut drawn| match drawn.sample.record.captions.pop() {
-            Some(text) => Ok(text),
+        let text: Prepare<NamedText> = Arc::new(|mut drawn| match drawn.sample.record.captions.pop() {
+            Some(text) => Ok(NamedText { key: drawn.sample.key, text }),
             None => unusable(&drawn),
         });
         let open = Opener { recipe, entries: &entries, rank };
@@ -170,7 +179,7 @@ impl Feed {
     ///
     /// # Errors
     /// As [`Self::t2i`].
-    pub fn texts(&mut self, step: u64) -> Result<Vec<String>> {
+    pub fn texts(&mut self, step: u64) -> Result<Vec<NamedText>> {
         batch(&mut self.text, step)
     }
 }

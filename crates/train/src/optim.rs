@@ -81,6 +81,9 @@ impl OptimizerState {
     /// Starts anew; averages stay as they are.
     pub(crate) fn restart(&mut self) {
         (self.first, self.second, self.num_updates) = Default::default();
+        if self.ema.is_empty() {
+            self.num_averaged = 0;
+        }
     }
 
     /// Drops the moments of parameters that are no longer trained. Their averages stay as they are.
@@ -128,7 +131,7 @@ impl OptimizerState {
     fn next<'a>(&mut self, norm: f64, config: &'a OptimizerConfig, learning_rate: f64) -> Update<'a> {
         debug_assert!(norm.is_finite());
         self.num_updates += 1;
-        self.num_averaged += 1;
+        self.num_averaged += u64::from(config.ema_decay > 0.0);
         let [updates, averaged] = [self.num_updates, self.num_averaged].map(|count| count.min(1 << 30) as i32);
         let too_large = config.max_grad_norm > 0.0 && norm > config.max_grad_norm;
         // A young average follows the weights closely; otherwise it would remember the random start.
@@ -259,7 +262,7 @@ mod tests {
         let config = OptimizerConfig { ema_decay: 0.99, max_grad_norm: 0.0, ..golden()? };
         let mut model = One { weight: Param::from_tensor(Tensor::zeros([1], &Device::flex())) };
         let mut state = OptimizerState::default();
-        let mut step = |state: &mut OptimizerState, model: One| {
+        let step = |state: &mut OptimizerState, model: One| {
             let gradients = HostGradients::new(BTreeMap::from([("weight".to_owned(), vec![-1.0])]));
             state.update(model, gradients, &config, 0.1)
         };
@@ -273,6 +276,10 @@ mod tests {
         assert_eq!(state.num_updates, 1);
         let moved = (after - before) / (weight - before);
         assert!((0.009..0.011).contains(&moved), "the average went {moved} of its way");
+        assert_eq!(state.num_averaged, 1001);
+        state.ema.clear();
+        state.restart();
+        assert_eq!(state.num_averaged, 0, "new averages are young");
         Ok(())
     }
 

@@ -86,7 +86,7 @@ pub struct RunConfig {
     /// Steps with a loss or gradient that is not finite which are left out before the run stops at one.
     #[serde(default)]
     pub skip_nonfinite: u64,
-    /// `f32` or `bf16`: the precision of matrix products on the CPU; weights and sums stay f32.
+    /// `f32` or `bf16`: the precision of matrix products; weights and sums stay f32.
     #[serde(default)]
     pub precision: PrecisionName,
 }

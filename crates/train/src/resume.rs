@@ -66,6 +66,7 @@ pub(crate) fn restore<M: Module>(recipe: &Recipe, checkpoints: &Checkpoints, mod
     let mut optimizer = found.optimizer()?;
     if recipe.optimizer()?.ema_decay == 0.0 {
         optimizer.ema.clear();
+        optimizer.num_averaged = 0;
     }
     if session.ranks.leads() {
         tracing::info!(step = found.state.step, "resumed");

@@ -5,7 +5,6 @@ use unif2ace_data::{Broken, FaceRecord, Sample, SampleFault, Schema, TaskName, T
 use unif2ace_model::encoders::{Clip, FaceNet};
 use unif2ace_model::transformer::{Unif2ace, init_code_rows_from_bits};
 use unif2ace_model::vq::Vq;
-use unif2ace_weights::named_parameters;
 
 use crate::batches::ImageStore;
 use crate::checkpoint::Checkpoints;
@@ -18,8 +17,8 @@ use crate::interrupt;
 use crate::lora;
 use crate::parallel;
 use crate::recipe::{Recipe, UnifiedRecipe};
+use crate::stages;
 use crate::tasks::{self, data};
-use crate::trainable;
 use crate::trainer::{self, Outcome, Session};
 
 /// Pictures that evaluations during training look at.
@@ -119,18 +118,7 @@ pub fn run(recipe: &Recipe, session: Session) -> Result<Outcome> {
 /// Trains the transformer, stage by stage, and writes it or its adapters.
 fn run_unified(recipe: &Recipe, mut session: Session, device: &Device) -> Result<Outcome> {
     // What a later stage gets wrong is told before the first one has run.
-    let mut first = None;
-    for stage in &recipe.stages {
-        let Some(unified) = &stage.recipe.unified else { continue };
-        let model = Unif2ace::new(&unified.config, device).map_err(data)?;
-        trainable::frozen(&stage.recipe, &model)?;
-        let parameters = named_parameters(&model);
-        if *first.get_or_insert_with(|| parameters.clone()) != parameters {
-            let reason = format!("stage `{}`: [unified.config] makes another network than the first stage has", stage.name);
-            return Err(TrainError::recipe(&recipe.run.output, reason));
-        }
-        stage.recipe.data.open("train")?;
-    }
+    stages::frozen(recipe, device)?;
     // Without --resume the first stage refuses what is there.
     let done = match session.resume && !recipe.stages.is_empty() {
         true => {
@@ -139,7 +127,9 @@ fn run_unified(recipe: &Recipe, mut session: Session, device: &Device) -> Result
         }
         false => 0,
     };
-    for (name, stage) in recipe.stages_from(done) {
+    let left = recipe.stages_from(done);
+    left.iter().try_for_each(|(_, stage)| stage.data.open("train").map(drop))?;
+    for (name, stage) in left {
         let leads = session.ranks.leads();
         if leads && !recipe.stages.is_empty() {
             tracing::info!("stage {name}: steps {} to {}", stage.first_step, stage.last_step());

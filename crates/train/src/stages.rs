@@ -3,10 +3,18 @@
 //! A stage is a name, a number of steps, and sections whose keys replace the recipe's. Steps count on through the stages, and so does the
 //! data; schedule, warm-up and optimiser start anew, as when Show-o's stages are started one after the other.
 
+use std::collections::BTreeSet;
+
+use burn::tensor::Device;
 use serde::Serialize;
 use toml::{Table, Value};
+use unif2ace_model::transformer::Unif2ace;
+use unif2ace_weights::named_parameters;
 
+use crate::error::TrainError;
 use crate::recipe::Recipe;
+use crate::tasks::data;
+use crate::trainable;
 
 /// One stage, ready to be trained.
 #[derive(Debug, Clone, Serialize)]
@@ -82,6 +90,25 @@ fn overlay(table: &mut Table, changes: Table) {
             }
         }
     }
+}
+
+/// What each stage leaves as it is.
+///
+/// # Errors
+/// When a stage's patterns fit nothing, or its network is another one than the first stage's.
+pub(crate) fn frozen(recipe: &Recipe, device: &Device) -> Result<Vec<BTreeSet<String>>, TrainError> {
+    let (mut all, mut first) = (Vec::with_capacity(recipe.stages.len()), None);
+    for stage in &recipe.stages {
+        let Some(unified) = &stage.recipe.unified else { continue };
+        let model = Unif2ace::new(&unified.config, device).map_err(data)?;
+        let parameters = named_parameters(&model);
+        if *first.get_or_insert_with(|| parameters.clone()) != parameters {
+            let reason = format!("stage `{}`: [unified.config] makes another network than the first stage has", stage.name);
+            return Err(TrainError::recipe(&recipe.run.output, reason));
+        }
+        all.push(trainable::frozen(&stage.recipe, &model)?);
+    }
+    Ok(all)
 }
 
 impl Recipe {

@@ -16,7 +16,7 @@ pub(crate) fn check(text: &str, recipe: &Recipe) -> Result<(), Fault> {
     let stages = given.remove("stage");
     unknown_key(&given, &read)?;
     if recipe.stages.is_empty() {
-        return of_one(&given, recipe).map_or(Ok(()), Err);
+        return of_one(&given, recipe, true).map_or(Ok(()), Err);
     }
     // What one stage has no use for may be for another, but what a stage says itself is for that stage.
     let own = stages.as_ref().and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_table);
@@ -29,10 +29,10 @@ pub(crate) fn check(text: &str, recipe: &Recipe) -> Result<(), Fault> {
         if let Ok(read) = Table::try_from(&stage.recipe) {
             unknown_key(&own, &read).map_err(in_stage)?;
         }
-        if let Some(fault) = of_one(&own, &stage.recipe) {
+        if let Some(fault) = of_one(&own, &stage.recipe, is_given(&own, "data", "mixture")) {
             return Err(in_stage(fault));
         }
-        faults.push(of_one(&given, &stage.recipe));
+        faults.push(of_one(&given, &stage.recipe, true));
     }
     match faults.into_iter().collect::<Option<Vec<Fault>>>() {
         Some(mut faults) if !faults.is_empty() => Err(faults.swap_remove(0)),
@@ -53,8 +53,9 @@ fn unknown_key(given: &Table, read: &Table) -> Result<(), Fault> {
     Err((format!("unknown key `{name}` of [{path}]"), hint))
 }
 
-/// What is wrong with a recipe that has no stages, or with one stage, of which `given` was written.
-fn of_one(given: &Table, recipe: &Recipe) -> Option<Fault> {
+/// What is wrong with a recipe that has no stages, or with one stage, of which `given` was written; its sets are looked at if
+/// `sets`.
+fn of_one(given: &Table, recipe: &Recipe, sets: bool) -> Option<Fault> {
     let mut rules = part_rules(recipe);
     if let Err(fault) = passes(recipe) {
         return Some(fault);
@@ -64,7 +65,7 @@ fn of_one(given: &Table, recipe: &Recipe) -> Option<Fault> {
     }
     if let Some(unified) = &recipe.unified {
         rules.extend(unified_rules(unified));
-        if let Err(fault) = unread_set(recipe, unified) {
+        if sets && let Err(fault) = unread_set(recipe, unified) {
             return Some(fault);
         }
     }
@@ -298,6 +299,13 @@ mod tests {
         assert_fault(&found, &["stage `second`: unknown key `rope_thetta` of [unified.config]", "did you mean `rope_theta`?"]);
         let found = fault(golden, staged("[stage.optimizer]\ndecay_ratio=0.2"));
         assert_fault(&found, &["stage `second`: `decay_ratio` of [optimizer] has no effect"]);
+        // A set that one stage has no use for is for the other.
+        let shared = |recipe: &mut Table| {
+            let sets = "[[mixture]]\npath='faces'\ntasks=['t2i','vqa']\n[[mixture]]\npath='lines.txt'\ntasks=['text']\n";
+            recipe["data"].as_table_mut().unwrap().extend(sets.parse::<Table>().unwrap());
+            staged("[stage.unified]\ntext_batch_size=2")(recipe);
+        };
+        assert_eq!(fault(golden, shared), "");
         let frozen = |recipe: &mut Table| recipe.extend("[trainable]\nfreeze=['a']".parse::<Table>().unwrap());
         assert_fault(&fault("mini/tokenizer", frozen), &["`freeze` of [trainable] has no effect"]);
     }

@@ -201,8 +201,8 @@ impl Unif2ace {
         })
     }
 
-    /// Keeps only the inputs of some blocks in training, which takes less memory and more time and changes no number. On devices other than
-    /// the CPU, and without gradients, it does nothing.
+    /// Keeps only the inputs of some blocks in training, which takes less memory and more time and changes no number. Without gradients it does
+    /// nothing.
     #[must_use]
     pub fn with_recompute(mut self, recompute: Recompute) -> Self {
         self.recompute = recompute;

@@ -104,11 +104,14 @@ impl Piece {
 struct Taken {
     wanted: Vec<bool>,
     inputs: Vec<Traced>,
+    /// Whether an input needs a gradient on a device that can't recompute.
+    strange: bool,
 }
 
 impl Taken {
     fn take<const D: usize>(&mut self, x: Tensor<D>) -> Tensor<D> {
         let traced = Traced::of(&x);
+        self.strange |= x.is_tracked() && traced.is_none();
         self.wanted.push(traced.is_some());
         self.inputs.extend(traced);
         x.without_autodiff()
@@ -161,6 +164,7 @@ impl Block {
         stats: &mut MoeStats,
     ) -> Tensor<3> {
         let mut taken = Taken::default();
+        let whole_x_BLD = x_BLD.clone();
         let features = image.map(|image| image.resampled.clone()).unwrap_or_default();
         let piece_x_BLD = taken.take(x_BLD);
         let [noise, clip, face] = [features.noise, features.clip, features.face].map(|x| x.map(|x| taken.take(x)));
@@ -176,6 +180,10 @@ impl Block {
             image: image.map(|image| (image.start, image.num_tokens)),
             wanted: taken.wanted,
         };
+        if taken.strange {
+            return self.forward(whole_x_BLD, rotary, mask_BLS, real, task, image, LayerCacheUse::None, stats);
+        }
+        drop(whole_x_BLD);
         let piece = Arc::new(piece);
         let (y_BLD, ran) = piece.run(&mut Leaves::default());
         let node = Recomputed::new(taken.inputs, move || {

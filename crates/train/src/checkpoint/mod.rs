@@ -193,12 +193,14 @@ impl Checkpoint {
     /// # Errors
     /// When a file can't be read.
     pub fn optimizer(&self) -> Result<OptimizerState> {
+        let ema = read_tensors(&self.folder.join(EMA))?;
+        let num_averaged = self.state.num_averaged.unwrap_or(self.state.num_updates);
         Ok(OptimizerState {
             first: read_tensors(&self.folder.join(FIRST))?,
             second: read_tensors(&self.folder.join(SECOND))?,
-            ema: read_tensors(&self.folder.join(EMA))?,
+            num_averaged: if ema.is_empty() { 0 } else { num_averaged },
+            ema,
             num_updates: self.state.num_updates,
-            num_averaged: self.state.num_averaged.unwrap_or(self.state.num_updates),
         })
     }
 }

@@ -19,7 +19,7 @@ pub use self::memory::Memory;
 use crate::checkpoint::Checkpoints;
 use crate::error::{Result, TrainError};
 use crate::recipe::Recipe;
-use crate::stages::Stage;
+use crate::stages::{self, Stage};
 use crate::tasks::data;
 use crate::{features, lora, trainable};
 
@@ -118,7 +118,11 @@ pub struct SetPlan {
 pub fn plan(recipe: &Recipe) -> Result<Plan> {
     let network = Network::of_recipe(recipe)?;
     let parameters = network.parameters();
-    let of_stage = |stage: &Stage| {
+    let frozen = stages::frozen(recipe, &Device::flex())?;
+    let of_stage = |(stage, frozen): (&Stage, &BTreeSet<String>)| {
+        // With adapters nothing else is trained, and [trainable] is refused.
+        let trained = |all: &Parameters| if recipe.lora.is_some() { all.trained } else { network.trained(frozen) };
+        let parameters = parameters.as_ref().map(|all| Parameters { trained: trained(all), ..all.clone() });
         let work = work(&stage.recipe, parameters.as_ref())?;
         Ok(StagePlan { name: stage.name.clone(), work })
     };
@@ -126,7 +130,7 @@ pub fn plan(recipe: &Recipe) -> Result<Plan> {
     Ok(Plan {
         part: network.part,
         work: if recipe.stages.is_empty() { Some(work(recipe, parameters.as_ref())?) } else { None },
-        stages: recipe.stages.iter().map(of_stage).collect::<Result<_>>()?,
+        stages: recipe.stages.iter().zip(&frozen).map(of_stage).collect::<Result<_>>()?,
         parameters,
         checkpoint: checkpoints.newest_step()?,
     })
@@ -197,6 +201,11 @@ impl Network {
             return Ok(network);
         }
         Ok(Self { part: "text tokenizer", specs: Vec::new(), frozen: BTreeSet::new() })
+    }
+
+    /// Values of the parameters that aren't frozen.
+    fn trained(&self, frozen: &BTreeSet<String>) -> u64 {
+        self.specs.iter().filter(|(name, _)| !frozen.contains(name)).map(|(_, size)| size).sum()
     }
 
     /// `None` where there is nothing to train by gradients.

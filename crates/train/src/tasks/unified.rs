@@ -22,7 +22,7 @@ use super::rows::{MmuRows, RowSource, T2iRows};
 use super::share::{Pass, Share, each_pass};
 use crate::error::{Result, TrainError};
 use crate::features::Features;
-use crate::feed::Feed;
+use crate::feed::{Feed, NamedText};
 use crate::metrics::{ExpertUse, sheet_path};
 use crate::params::tensor_values;
 use crate::recipe::UnifiedRecipe;
@@ -292,7 +292,8 @@ impl UnifiedObjective {
     fn rows(&mut self, step: u64) -> Result<StepRows> {
         let featured = [self.train.t2i(step)?, self.train.mmu(step)?];
         let texts = self.train.texts(step)?;
-        self.read = featured.iter().flat_map(|batch| batch.keys.iter().cloned()).chain(texts.iter().cloned()).collect();
+        let (names, texts): (Vec<_>, Vec<_>) = texts.into_iter().map(|NamedText { key, text }| (key, text)).unzip();
+        self.read = featured.iter().flat_map(|batch| batch.keys.iter().cloned()).chain(names).collect();
         Ok(StepRows { featured, texts })
     }
 

@@ -5,7 +5,7 @@ mod common;
 
 use std::fs;
 
-use common::{PROMPT, error_of, names, plain_picture, root, text};
+use common::{PROMPT, error_of, names, plain_picture, root, text, unif2ace};
 
 /// Everything is checked in an empty folder that must be empty afterwards.
 fn nothing_written(check: impl FnOnce(&str)) {
@@ -31,6 +31,17 @@ fn a_prompt_longer_than_the_context() {
     plain_picture(&picture, 64, 64, [120, 90, 60]);
     let error = error_of(&["ask", text(&picture), &"What colour is her hair? ".repeat(60)]);
     assert!(error.contains("question: expected at most") && error.contains("shorten"), "{error}");
+}
+
+#[test]
+fn a_mask_of_the_cpu_that_is_no_levels_name() {
+    let output = unif2ace().arg("doctor").env("UNIF2ACE_CPU", "AVX2").output().unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success());
+    assert!(
+        error.contains("UNIF2ACE_CPU is 'AVX2'") && error.contains("portable, avx2, avx512, amx") && error.contains("hint: "),
+        "{error}"
+    );
 }
 
 #[test]

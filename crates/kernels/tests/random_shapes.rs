@@ -162,6 +162,20 @@ proptest! {
     }
 }
 
+#[test]
+fn columns_too_small_to_be_scaled_are_zeros_in_8_bits() {
+    let (m, n, k) = (20, 40, 70);
+    let tiny: Vec<f32> = values(n * k, 1).iter().map(|value| value * 1e-39).collect();
+    let _alone = LEVEL.lock().unwrap_or_else(PoisonError::into_inner);
+    for level in Level::ALL {
+        force_level(Some(level));
+        let packed = PackedMatrix::new(Matrix::new(&tiny, n, k).t(), WeightFormat::Int8);
+        let found = packed.forward(Matrix::new(&values(m * k, 2), m, k), None, Activation::None);
+        assert!(found.iter().all(|&value| value == 0.0), "{level:?}");
+    }
+    force_level(None);
+}
+
 /// Attention of one query and head over all keys, in f64.
 fn attend(q: &[f32], keys: &[&[f32]], values: &[&[f32]], mask: &[f32]) -> Vec<f64> {
     let dot = |k: &[f32]| q.iter().zip(k).map(|(q, k)| f64::from(*q) * f64::from(*k)).sum::<f64>();

@@ -64,6 +64,15 @@ impl Mask {
         Self::from_fn([1, num_queries, num_keys], |_, query, key| key <= before + query)
     }
 
+    /// Texts of `lengths` behind each other in one row, each position seeing itself and what is before it in its own text.
+    pub fn causal_apart(lengths: &[usize]) -> Self {
+        let mut first_of = Vec::new();
+        for &length in lengths {
+            first_of.resize(first_of.len() + length, first_of.len());
+        }
+        Self::from_fn([1, first_of.len(), first_of.len()], |_, query, key| (first_of[query]..=query).contains(&key))
+    }
+
     /// New positions that see each other and, of a cache padded on the left to the longest row, the last `lengths[b]` positions.
     pub fn after_padded(lengths: &[usize], num_queries: usize) -> Self {
         let longest = lengths.iter().copied().max().unwrap_or(0);
@@ -283,6 +292,7 @@ mod tests {
     #[test]
     fn masks_for_caches() {
         assert_eq!(visible(&Mask::causal(2, 4)), ["xxx.", "xxxx"]);
+        assert_eq!(visible(&Mask::causal_apart(&[2, 1, 3])), ["x.....", "xx....", "..x...", "...x..", "...xx.", "...xxx"]);
         assert_eq!(visible(&Mask::open(1, 3)), ["xxx"]);
         assert_eq!(visible(&Mask::after_padded(&[3, 1], 1)), ["xxxx", "..xx"]);
     }

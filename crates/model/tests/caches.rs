@@ -58,8 +58,8 @@ fn denoising_against_a_cached_prompt_equals_the_padded_row() {
         let ids = config.special_ids();
         let prompter = Prompter::new(&config, &words).unwrap().with_cut_prompts(true);
         let texts = ["", "1 2", "3 4 5 6", "7 8 9 10 11 12 13"];
-        let heads: Vec<PromptCache> =
-            texts.iter().map(|text| model.read_prompt(&prompter.t2i_head(text).unwrap()).unwrap()).collect();
+        let heads = texts.map(|text| prompter.t2i_head(text).unwrap());
+        let heads = model.read_prompts(&heads.each_ref().map(Vec::as_slice)).unwrap();
         let prompts = PromptCache::stack(&heads.iter().collect::<Vec<_>>()).unwrap();
         // Two denoising steps: the caches serve both.
         for step in 0..2u32 {
@@ -301,7 +301,9 @@ fn wrong_inputs_are_errors() {
     let config = tiny(MoeLevel::Both);
     let ids = config.special_ids();
     assert!(model.read_prompt(&[]).is_err());
-    assert!(model.read_prompt(&[1; 8]).unwrap_err().to_string().contains("at most 7 tokens"));
+    assert!(model.read_prompts(&[]).is_err());
+    assert!(model.read_prompts(&[&[1], &[]]).is_err());
+    assert!(model.read_prompt(&[1; 8]).unwrap_err().to_string().contains("1 to 7 tokens"));
     assert!(model.read_prompt(&[57]).is_err(), "an id beyond the vocabulary");
     let prompt = model.read_prompt(&[ids.t2i, 29]).unwrap();
     let image = [ids.mask; 4];

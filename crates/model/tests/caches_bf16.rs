@@ -53,8 +53,9 @@ fn caches_in_bf16_give_what_whole_rows_and_caches_in_f32_give() {
         let row = [prefix.as_slice(), &text].concat();
         // Prompts of different lengths together.
         let draw = || {
-            let prompts = ["1 2", "3 4 5 6", ""].map(|text| model.read_prompt(&prompter.t2i_head(text).unwrap()).unwrap());
-            let together = PromptCache::stack(&prompts.each_ref()).unwrap();
+            let heads = ["1 2", "3 4 5 6", ""].map(|text| prompter.t2i_head(text).unwrap());
+            let prompts = model.read_prompts(&heads.each_ref().map(Vec::as_slice)).unwrap();
+            let together = PromptCache::stack(&prompts.iter().collect::<Vec<_>>()).unwrap();
             values(model.denoise(&together, &[&[ids.mask; 4], &image, &image], Features::default()).unwrap().x_BLD)
         };
 

@@ -46,20 +46,23 @@ impl<'a> Denoiser<'a> {
         let config = unified.config();
         let encode = |text: &str| text_ids(tokenizer, text);
         let prompter = Prompter::new(config, &encode)?;
-        let mut heads: Vec<PromptCache> = Vec::with_capacity(prompts.len());
-        for (index, text) in prompts.iter().enumerate() {
-            // A prompt that comes again is read once.
-            let known = prompts[..index].iter().position(|known| known == text);
-            heads.push(match known {
-                Some(place) => PromptCache::clone(&heads[place]),
-                None => unified.read_prompt(&prompter.t2i_head(text)?)?,
-            });
+        let empty = (guidance_scale > 0.0).then_some("");
+        // A prompt that comes again is read once.
+        let mut texts: Vec<&str> = Vec::with_capacity(prompts.len() + 1);
+        for &text in prompts.iter().chain(&empty) {
+            if !texts.contains(&text) {
+                texts.push(text);
+            }
         }
-        let empty = match guidance_scale > 0.0 {
-            true => Some(unified.read_prompt(&prompter.t2i_head("")?)?),
-            false => None,
-        };
-        let rows: Vec<&PromptCache> = heads.iter().chain(prompts.iter().filter_map(|_| empty.as_ref())).collect();
+        let heads = texts.iter().map(|text| prompter.t2i_head(text)).collect::<std::result::Result<Vec<_>, _>>()?;
+        let read = unified.read_prompts(&heads.iter().map(Vec::as_slice).collect::<Vec<_>>())?;
+        let twins = prompts.iter().filter_map(|_| empty.as_ref());
+        let rows: Vec<&PromptCache> = prompts
+            .iter()
+            .chain(twins)
+            .filter_map(|text| texts.iter().position(|read| read == text))
+            .map(|place| &read[place])
+            .collect();
         Ok(Self {
             unified,
             device: device.clone(),

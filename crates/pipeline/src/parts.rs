@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use unif2ace_model::config::ModelConfig;
 use unif2ace_model::encoders::{Clip, FaceNet};
 use unif2ace_model::vq::Vq;
-use unif2ace_weights::{NameMap, SafetensorsDir, load_into};
+use unif2ace_weights::{NameMap, SafetensorsDir, load_frozen};
 
 /// The image tokenizer and the experts' encoders.
 pub struct Parts {
@@ -67,10 +67,10 @@ impl Parts {
     }
 }
 
-/// Reads the tensors of one part into its network.
+/// The network of one part with its tensors, each of which is read when it is first used.
 pub(crate) fn load<M: Module>(module: M, folder: &Path, part: &str) -> Result<M, String> {
     let source = SafetensorsDir::open(folder.join(format!("{part}.safetensors"))).map_err(|error| error.to_string())?;
-    load_into(module, &source, &NameMap::identity()).map_err(|error| error.to_string())
+    load_frozen(module, &source, &NameMap::identity()).map_err(|error| error.to_string())
 }
 
 fn sizes<T: DeserializeOwned>(config: &Map<String, Value>, part: &str) -> Result<Option<T>, String> {

@@ -92,14 +92,22 @@ impl SafetensorsFile {
     /// # Errors
     /// When there is no such tensor, it holds no floats, or the file was shortened since it was opened.
     pub fn load_f32(&self, name: &str) -> Result<Vec<f32>> {
+        Ok(self.deferred_f32(name)?())
+    }
+
+    /// As [`SafetensorsFile::load_f32`], but what is given back reads the values when it is called.
+    pub(crate) fn deferred_f32(&self, name: &str) -> Result<impl FnOnce() -> Vec<f32> + Send + Sync + use<>> {
         let info = self.require(name)?;
         if !info.dtype.is_float() {
             return Err(self.wrong_type(name, FLOATS));
         }
-        let bytes = self.bytes_of(info)?;
-        let mut values = Vec::with_capacity(info.num_values());
-        decode_f32(info.dtype, bytes, &mut values);
-        Ok(values)
+        let (dtype, num_values) = (info.dtype, info.num_values());
+        let (bytes, place) = self.place(name)?;
+        Ok(move || {
+            let mut values = Vec::with_capacity(num_values);
+            decode_f32(dtype, &bytes[place], &mut values);
+            values
+        })
     }
 
     /// The values of an int64 tensor.

@@ -23,7 +23,8 @@ pub use header::TensorInfo;
 pub use import::{read_model_config, write_config_part};
 pub use lora::{LORA_FILE, LoraFile, LoraInfo, Merge, WithLora, adapter_specs, load_adapters, merge_lora, save_lora};
 pub use module::{
-    NameMap, assign_param_ids, for_each_parameter, load_into, named_parameters, param_id, parameter_specs, save_module,
+    NameMap, assign_param_ids, for_each_parameter, load_frozen, load_into, named_parameters, param_id, parameter_specs,
+    save_module,
 };
 pub use packed::{PACKED_FILE, format_name, load_packed, load_packing, packed_format, save_packed};
 pub use set::SafetensorsDir;

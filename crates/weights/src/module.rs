@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use burn::module::{Module, Param, ParamId};
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{Device, Tensor, TensorData};
 use unif2ace_model::named::{MapNamed, VisitNamed, map_named, visit_named};
 
-use crate::{FloatType, Problem, Result, SafetensorsWriter, TensorSource, TensorSpec, WeightsError};
+use crate::{FloatType, Problem, Result, SafetensorsDir, SafetensorsWriter, TensorSource, TensorSpec, WeightsError};
 
 /// The id of the parameter at `path`: FNV-1a, 64 bits, of the path.
 ///
@@ -127,9 +127,13 @@ pub(crate) fn compare(
 /// # Errors
 /// Lists every missing, unexpected and misshapen tensor before anything is read.
 pub fn load_into<M: Module>(module: M, source: &impl TensorSource, names: &NameMap) -> Result<M> {
-    let expected: Vec<_> = named_parameters(&module).into_iter().map(|(name, shape)| (names.source_name(&name), shape)).collect();
-    refuse(compare(&expected, source, |name| names.may_stay_unused(name)), source)?;
+    check_fit(&module, source, names)?;
     load_checked(module, source, names)
+}
+
+fn check_fit<M: Module>(module: &M, source: &impl TensorSource, names: &NameMap) -> Result<()> {
+    let expected: Vec<_> = named_parameters(module).into_iter().map(|(name, shape)| (names.source_name(&name), shape)).collect();
+    refuse(compare(&expected, source, |name| names.may_stay_unused(name)), source)
 }
 
 /// An error that lists the problems, if there are any.
@@ -143,6 +147,38 @@ pub(crate) fn refuse(problems: Vec<Problem>, source: &impl TensorSource) -> Resu
         problems,
         hint: "config.json and weights must be of the same model",
     })
+}
+
+/// As [`load_into`] for a network that is used and not trained: a parameter's values are read when they are first needed (of an image
+/// tokenizer, generation needs only the half that decodes), and take no gradients. The files stay mapped until then.
+///
+/// # Errors
+/// As [`load_into`]; a file that was shortened since it was opened is found here, one that is shortened later ends the process, as with
+/// packed weights.
+pub fn load_frozen<M: Module>(module: M, source: &SafetensorsDir, names: &NameMap) -> Result<M> {
+    struct Defer<'a> {
+        source: &'a SafetensorsDir,
+        names: &'a NameMap,
+        error: Option<WeightsError>,
+    }
+    impl MapNamed for Defer<'_> {
+        fn parameter<const D: usize>(&mut self, path: &str, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            let values = match self.source.deferred_f32(&self.names.source_name(path)) {
+                Ok(values) => values,
+                Err(error) => {
+                    self.error.get_or_insert(error);
+                    return param;
+                }
+            };
+            let (shape, data_shape) = (param.lazy_shape(), param.lazy_shape());
+            let read = move |device: &Device, _: bool| Tensor::from_data(TensorData::new(values(), data_shape), device);
+            Param::uninitialized(param_id(path), read, param.lazy_device(), false, shape)
+        }
+    }
+    check_fit(&module, source, names)?;
+    let mut defer = Defer { source, names, error: None };
+    let module = map_named(module, &mut defer);
+    defer.error.map_or(Ok(module), Err)
 }
 
 /// The second half of [`load_into`], after the comparison. Parameters without values (their weights are packed) stay as they are.

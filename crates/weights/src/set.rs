@@ -124,6 +124,11 @@ impl SafetensorsDir {
         self.require(name)?.load_f32(name)
     }
 
+    /// As [`SafetensorsDir::load_f32`], but what is given back reads the values when it is called.
+    pub(crate) fn deferred_f32(&self, name: &str) -> Result<impl FnOnce() -> Vec<f32> + Send + Sync + use<>> {
+        self.require(name)?.deferred_f32(name)
+    }
+
     /// The values of an int64 tensor.
     ///
     /// # Errors

@@ -94,6 +94,35 @@ fn saving_and_loading_returns_every_value() {
 }
 
 #[test]
+fn frozen_networks_are_read_when_they_are_used() {
+    let device = Device::flex();
+    let folder = tempfile::tempdir().unwrap();
+    for float in [FloatType::F32, FloatType::Bf16] {
+        let path = folder.path().join("model.safetensors");
+        save_module(&net(3.0, &device), &path, float, &BTreeMap::new()).unwrap();
+        let source = SafetensorsDir::open(folder.path()).unwrap();
+        let loaded = load_frozen(net(0.0, &device.clone().autodiff()), &source, &NameMap::identity()).unwrap();
+        drop(source);
+        std::fs::remove_file(&path).unwrap(); // the mapping holds it
+        assert!(!loaded.scale.is_initialized());
+        assert_eq!(named_parameters(&loaded), named_parameters(&net(3.0, &device)));
+        assert!(!loaded.scale.val().is_require_grad());
+        assert!(loaded.scale.is_initialized() && !loaded.pair.0.weight.is_initialized());
+        assert_eq!(host(&loaded), host(&net(3.0, &device)), "{float:?}");
+        assert_eq!(ids(&loaded), NAMES.map(param_id));
+    }
+    save_module(&net(3.0, &device), folder.path().join("model.safetensors"), FloatType::F32, &BTreeMap::new()).unwrap();
+    let source = SafetensorsDir::open(folder.path()).unwrap();
+    let other = Net { scale: Param::from_tensor(Tensor::zeros([4], &device)), ..net(0.0, &device) };
+    let error = load_frozen(other, &source, &NameMap::identity()).unwrap_err().to_string();
+    assert!(error.contains("scale") && error.contains("expected shape [4], found [3]"), "{error}");
+    let file = std::fs::File::options().write(true).open(folder.path().join("model.safetensors")).unwrap();
+    file.set_len(100).unwrap();
+    let error = load_frozen(net(0.0, &device), &source, &NameMap::identity()).unwrap_err().to_string();
+    assert!(error.contains("shortened"), "{error}");
+}
+
+#[test]
 fn gradients_stay_as_they_were() {
     let device = Device::flex().autodiff();
     let source = host(&net(1.0, &Device::flex()));

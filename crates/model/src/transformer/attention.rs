@@ -1,5 +1,7 @@
 //! Self-attention with normalised, partly rotated queries and keys, and its cache.
 
+use std::ops::Range;
+
 use burn::module::Module;
 use burn::tensor::{DType, Device, Tensor};
 use unif2ace_ops::{Precision, QkNorm, Rotary, attention, attention_after, has_passes, norm_rotate, precision, rounded};
@@ -64,6 +66,12 @@ impl LayerCache {
         let keys = Tensor::cat(held.iter().map(|(keys, _)| padded(keys)).collect(), 0);
         let values = Tensor::cat(held.iter().map(|(_, values)| padded(values)).collect(), 0);
         Self { keys_values: Some((keys, values)), len: longest }
+    }
+
+    /// Some of the positions, in the same memory.
+    pub(super) fn part(&self, positions: Range<usize>) -> Self {
+        let part = |x_BSD: &Tensor<3>| x_BSD.clone().narrow(1, positions.start, positions.len());
+        Self { keys_values: self.keys_values.as_ref().map(|(keys, values)| (part(keys), part(values))), len: positions.len() }
     }
 
     /// What is held, without the room behind it.

@@ -81,28 +81,44 @@ impl Unif2ace {
         Ok(Tensor::from_data(TensorData::new(values, [rows.len(), length]), &device))
     }
 
-    /// Computes a prompt (from [`crate::prompts::Prompter::t2i_head`]) once for all denoising steps.
+    /// Computes prompts (from [`crate::prompts::Prompter::t2i_head`]) once for all denoising steps, in one pass over the weights: they lie
+    /// behind each other in one row, where none sees another.
     ///
     /// # Errors
-    /// When it is empty, longer than the text budget, or holds ids beyond the vocabulary.
-    pub fn read_prompt(&self, head: &[u32]) -> Result<PromptCache> {
-        const OPERATION: &str = "read a prompt";
+    /// When there is none, or one is empty, longer than the text budget, or holds ids beyond the vocabulary.
+    pub fn read_prompts(&self, heads: &[&[u32]]) -> Result<Vec<PromptCache>> {
+        const OPERATION: &str = "read prompts";
         let end = self.config.max_seq_length + 1;
-        if head.len() > end {
-            return input(OPERATION, format!("at most {end} tokens"), head.len(), "cut the prompt");
+        if let Some(head) = heads.iter().find(|head| head.is_empty() || head.len() > end) {
+            return input(OPERATION, format!("1 to {end} tokens a prompt"), head.len(), "cut the prompt");
         }
-        let ids_BL = self.ids_tensor(OPERATION, &[head])?;
-        let mut cache = KvCache::new();
+        let lengths: Vec<usize> = heads.iter().map(|head| head.len()).collect();
+        let ids_BL = self.ids_tensor(OPERATION, &[&heads.concat()])?;
         let batch = Batch {
-            mask_BLS: Mask::causal(head.len(), head.len()).tensor(&ids_BL.device()),
+            mask_BLS: Mask::causal_apart(&lengths).tensor(&ids_BL.device()),
             input: Input::Ids(ids_BL),
-            positions: Positions::From(end - head.len()),
+            positions: Positions::Rows(vec![lengths.iter().flat_map(|length| (end - length) as u32..end as u32).collect()]),
             task: Task::T2i,
             image_start: None,
             features: Features::default(),
         };
+        let mut cache = KvCache::new();
         self.hidden_cached(batch, CacheUse::Append(&mut cache));
-        Ok(PromptCache { cache, lengths: vec![head.len()] })
+        let mut start = 0;
+        let part = |length: usize| {
+            let positions = start..start + length;
+            start = positions.end;
+            PromptCache { cache: cache.part(positions), lengths: vec![length] }
+        };
+        Ok(lengths.into_iter().map(part).collect())
+    }
+
+    /// As [`Unif2ace::read_prompts`] for one prompt.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn read_prompt(&self, head: &[u32]) -> Result<PromptCache> {
+        Ok(self.read_prompts(&[head])?.swap_remove(0))
     }
 
     /// One denoising pass: `images` are N image ids a row, codes with offset or the mask id. `x_BLD` of the result is `[B, N, D]`, the

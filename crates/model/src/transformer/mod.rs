@@ -23,6 +23,8 @@ pub use generate::{PromptCache, Reading};
 pub use positions::Positions;
 pub use recompute::Recompute;
 
+use std::ops::Range;
+
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor};
 use unif2ace_ops::{Activation, PackedLinear, WeightFormat, on_cpu, packed_linear, tap};
@@ -145,6 +147,11 @@ impl KvCache {
     /// Whether nothing is held.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Some of the positions, in the same memory.
+    fn part(&self, positions: Range<usize>) -> Self {
+        Self { layers: self.layers.iter().map(|layer| layer.part(positions.clone())).collect() }
     }
 
     /// Caches as rows of one, padded on the left with zeros to the longest; `None` for an empty list.

@@ -129,22 +129,17 @@ fn main() -> ExitCode {
     if let Some(found) = unif2ace_ops::unknown_cpu_mask() {
         return finish(Err(format!("{} is '{found}', which is no level's name", unif2ace_ops::CPU_MASK).into()));
     }
+    unif2ace_ops::join_pool();
     finish(match command {
         Command::Procedural { folder, tokenizer, num_hidden_layers } => procedural::write(&folder, &tokenizer, num_hidden_layers),
         Command::Case { model, folder } => case::write(&model, &folder),
         Command::Accuracy { model, faces, split, num_images } => accuracy::run(&model, &faces, &split, num_images),
-        Command::Gains { num_hidden_layers, rounds } => {
-            unif2ace_ops::join_pool();
-            gains::run(num_hidden_layers, rounds.max(1))
-        }
+        Command::Gains { num_hidden_layers, rounds } => gains::run(num_hidden_layers, rounds.max(1)),
         Command::Ablations(args) => {
             tracing_subscriber::fmt().with_target(false).with_writer(std::io::stderr).init();
             ablations::run(&args)
         }
-        Command::Worker { model, case, dtype, device } => {
-            unif2ace_ops::join_pool();
-            worker::run(&model, &case, dtype.into(), device)
-        }
+        Command::Worker { model, case, dtype, device } => worker::run(&model, &case, dtype.into(), device),
         Command::TrainCase(args) => train_case::write(&args),
         Command::TrainWorker(args) => profiled(args.profile.as_deref(), || train_worker::run(&args)),
     })

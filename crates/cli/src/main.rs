@@ -74,10 +74,16 @@ fn main() -> ExitCode {
     let (trace, _guard) = file.map(|file| ChromeLayerBuilder::new().writer(file).include_args(true).build()).unzip();
     let trace = trace.map(|trace| trace.with_filter(Targets::new().with_target("unif2ace", Level::DEBUG)));
     tracing_subscriber::registry().with(lines).with(trace).init();
-    // These compute on this thread alone. Training doesn't join: its loaders' threads may wait for the pool while this one waits for them.
+    // These compute on this thread alone; training does so on one device only, which it finds out itself.
     if matches!(
         cli.command,
-        Command::Generate(_) | Command::Edit(_) | Command::Extend(_) | Command::Ask(_) | Command::Caption(_) | Command::Score(_)
+        Command::Generate(_)
+            | Command::Edit(_)
+            | Command::Extend(_)
+            | Command::Ask(_)
+            | Command::Caption(_)
+            | Command::Score(_)
+            | Command::Eval(_)
     ) {
         unif2ace_ops::join_pool();
     }

@@ -1,7 +1,8 @@
 //! Batches of a stream, made ready by workers beside the training thread.
 
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError, sync_channel};
+use std::time::Duration;
 
 use crate::error::{DataError, Result, SampleFault};
 use crate::mixture::{Drawn, Stream};
@@ -97,7 +98,7 @@ impl<T: Send + 'static> Loader<T> {
             let worker = &self.workers[self.taken % self.workers.len()];
             let ended =
                 || DataError::Loader { reason: "a worker ended".into(), hint: "this is a fault of the program: report it" };
-            let item = worker.recv().unwrap_or_else(|_| Err(ended()));
+            let item = wait(worker).unwrap_or_else(|| Err(ended()));
             if item.is_err() {
                 // The next call starts anew, at the same position.
                 self.workers.clear();
@@ -133,5 +134,27 @@ impl<T: Send + 'static> Loader<T> {
                 receiver
             })
             .collect();
+    }
+}
+
+/// What a worker sends next; `None` when it has ended. A thread of rayon's pool takes its part of the pool's work meanwhile: the worker may be
+/// waiting for just that.
+fn wait<T>(worker: &Receiver<T>) -> Option<T> {
+    const IDLE: Duration = Duration::from_micros(200);
+    loop {
+        match worker.try_recv() {
+            Ok(item) => return Some(item),
+            Err(TryRecvError::Disconnected) => return None,
+            Err(TryRecvError::Empty) => {}
+        }
+        match rayon::yield_now() {
+            None => return worker.recv().ok(),
+            Some(rayon::Yield::Executed) => {}
+            Some(rayon::Yield::Idle) => match worker.recv_timeout(IDLE) {
+                Ok(item) => return Some(item),
+                Err(RecvTimeoutError::Disconnected) => return None,
+                Err(RecvTimeoutError::Timeout) => {}
+            },
+        }
     }
 }

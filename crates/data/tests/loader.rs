@@ -192,3 +192,26 @@ fn pieces_that_are_read_whole_are_mixed_and_all_read() {
         assert_eq!(batch, ["test000001", "test000002"]);
     }
 }
+
+/// Training runs on a thread of the pool, and what workers hand to the pool must be done although that thread waits for them.
+#[test]
+fn a_thread_of_the_pool_works_while_it_waits() {
+    let folder = tempfile::tempdir().unwrap();
+    let entries = [entry(&lines(folder.path(), "a", 20, &[]), 1.0)];
+    let pool = Arc::new(rayon::ThreadPoolBuilder::new().num_threads(1).use_current_thread().build().unwrap());
+    let here = std::thread::current().id();
+    let prepare = {
+        let pool = Arc::clone(&pool);
+        move |drawn: unif2ace_data::Drawn| {
+            let computing = pool.install(|| std::thread::current().id());
+            Ok((drawn.sample.record.captions[0].clone(), computing))
+        }
+    };
+    let mut together = Loader::new(stream(&entries), options(4, 0, 1, 2), Arc::new(prepare)).unwrap();
+    let mut alone = loader(&entries, options(4, 0, 1, 2));
+    for _ in 0..3 {
+        let (texts, threads): (Vec<String>, Vec<_>) = together.next_batch().unwrap().into_iter().unzip();
+        assert_eq!(texts, alone.next_batch().unwrap());
+        assert!(threads.iter().all(|&thread| thread == here));
+    }
+}

@@ -4,6 +4,7 @@ use rayon::prelude::*;
 
 use crate::activation::{self, Activation};
 use crate::gemm::{Matrix, Precision, new_product};
+use crate::parts::in_chunks;
 
 /// Values that one task of an elementwise pass handles; fewer don't go to the threads at all.
 const CHUNK: usize = 1 << 14;
@@ -35,6 +36,14 @@ pub fn activate(y: &mut [f32], act: Activation) {
     } else if act != Activation::None {
         y.par_chunks_mut(CHUNK).for_each(|y| activation::forward(y, act));
     }
+}
+
+/// As [`activate`], the values before it left as they are.
+pub fn activated(before: &[f32], act: Activation) -> Vec<f32> {
+    in_chunks(before.len(), CHUNK, |index, y| {
+        y.copy_from_slice(&before[index * CHUNK..][..y.len()]);
+        activation::forward(y, act);
+    })
 }
 
 /// Gradient before the activation, from the gradient after it and the value before it.

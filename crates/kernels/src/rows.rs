@@ -62,6 +62,82 @@ pub fn sum(a: &[f32], b: &[f32], c: &[f32], d: Option<&[f32]>) -> Vec<f32> {
     }
 }
 
+/// Copies of all values of `from` into `to`, which is as long.
+fn copy(to: &mut [MaybeUninit<f32>], from: &[f32]) {
+    to.iter_mut().zip(from).for_each(|(to, from)| {
+        to.write(*from);
+    });
+}
+
+/// The positions `range` of `x` `[batch, length, width]`: `[batch, positions, width]`.
+///
+/// # Panics
+/// If the sizes don't fit: callers own the shapes.
+pub fn part(x: &[f32], length: usize, width: usize, range: Range<usize>) -> Vec<f32> {
+    let batch = x.len() / (length * width).max(1);
+    assert!(x.len() == batch * length * width && range.end <= length, "a part of rows");
+    // SAFETY: x has a row for each row that is written.
+    unsafe {
+        written(batch * range.len() * width, width, |row, out| {
+            let (b, position) = (row / range.len(), row % range.len());
+            copy(out, &x[(b * length + range.start + position) * width..][..width]);
+        })
+    }
+}
+
+/// The reverse of [`part`]: its positions from `start` in `[batch, length, width]`, zeros elsewhere.
+///
+/// # Panics
+/// If the sizes don't fit: callers own the shapes.
+pub fn placed(part: &[f32], batch: usize, length: usize, width: usize, start: usize) -> Vec<f32> {
+    let positions = part.len() / (batch * width).max(1);
+    assert!(part.len() == batch * positions * width && start + positions <= length, "a part of rows");
+    // SAFETY: the part has a row for each row that is written of it, and both branches write all of their row.
+    unsafe {
+        written(batch * length * width, width, |row, out| {
+            let (b, position) = (row / length, row % length);
+            if (start..start + positions).contains(&position) {
+                copy(out, &part[(b * positions + position - start) * width..][..width]);
+            } else {
+                out.fill(MaybeUninit::new(0.0));
+            }
+        })
+    }
+}
+
+multiversion! {
+    fn add_row(out: &mut [MaybeUninit<f32>], x: &[f32], y: &[f32]) {
+        out.iter_mut().zip(x).zip(y).for_each(|((out, x), y)| {
+            out.write(x + y);
+        });
+    }
+}
+
+/// `x` `[batch, length, width]` with `y` `[batch, positions, width]` added from position `start` on.
+///
+/// # Panics
+/// If the sizes don't fit: callers own the shapes.
+pub fn added_to_part(x: &[f32], y: &[f32], length: usize, width: usize, start: usize) -> Vec<f32> {
+    let batch = x.len() / (length * width).max(1);
+    let positions = y.len() / (batch * width).max(1);
+    assert!(
+        x.len() == batch * length * width && y.len() == batch * positions * width && start + positions <= length,
+        "a part of rows"
+    );
+    // SAFETY: x and y have a row for each row that is written from them, and both branches write all of their row.
+    unsafe {
+        written(x.len(), width, |row, out| {
+            let (b, position) = (row / length, row % length);
+            let x = &x[row * width..][..width];
+            if (start..start + positions).contains(&position) {
+                add_row(out, x, &y[(b * positions + position - start) * width..][..width]);
+            } else {
+                copy(out, x);
+            }
+        })
+    }
+}
+
 multiversion! {
     fn round_chunk(out: &mut [MaybeUninit<bf16>], x: &[f32]) {
         out.iter_mut().zip(x).for_each(|(out, &x)| {
@@ -160,9 +236,7 @@ pub fn mix(
             let (b, position) = (row / length, row % length);
             let x = &x[row * width..][..width];
             if !range.contains(&position) {
-                out.iter_mut().zip(x).for_each(|(out, x)| {
-                    out.write(*x);
-                });
+                copy(out, x);
                 return;
             }
             let at = |f: &Feature<'_>| (if f.values.len() == part { 0 } else { b * part }) + (position - range.start) * width;
@@ -194,6 +268,29 @@ mod tests {
         assert_eq!(rounded(&x).len(), x.len());
         assert!(rounded(&x).iter().zip(&x).all(|(found, &x)| found.to_bits() == bf16::from_f32(x).to_bits()));
         assert!(rounded(&[f32::NAN, f32::from_bits(u32::MAX), f32::from_bits(0x7F80_0001)]).iter().all(|x| x.is_nan()));
+    }
+
+    #[test]
+    fn parts_are_taken_put_and_added() {
+        for (batch, length, width, range) in [(1, 3, 5, 1..3), (2, 70, 300, 2..69), (3, 4, 2, 0..4), (1, 2, 3, 1..1)] {
+            let x = values(batch * length * width, 1);
+            let y = values(batch * range.len() * width, 2);
+            let inside = |index: usize| {
+                let (row, column) = (index / width, index % width);
+                let (b, position) = (row / length, row % length);
+                range.contains(&position).then(|| (b * range.len() + position - range.start) * width + column)
+            };
+            let taken = part(&x, length, width, range.clone());
+            let put = placed(&y, batch, length, width, range.start);
+            let added = added_to_part(&x, &y, length, width, range.start);
+            assert_eq!((taken.len(), put.len(), added.len()), (y.len(), x.len(), x.len()));
+            for index in 0..x.len() {
+                let place = inside(index);
+                assert_eq!(put[index], place.map_or(0.0, |place| y[place]));
+                assert_eq!(added[index], place.map_or(x[index], |place| x[index] + y[place]));
+                assert!(place.is_none_or(|place| taken[place] == x[index]));
+            }
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use unif2ace_ops::{
     Activation, PackedLinear, PackedTable, Precision, activate, has_passes, layer_norm, linear_in, packed_linear, packed_linears,
-    precision,
+    part_of, precision,
 };
 
 use crate::lora::Factor;
@@ -103,10 +103,11 @@ impl Linear {
         act: Activation,
     ) -> Tensor<D> {
         fn part<const N: usize>(param: &Param<Tensor<N>>, rows: &Option<Range<usize>>) -> Tensor<N> {
-            match rows {
-                Some(rows) => param.val().narrow(0, rows.start, rows.len()),
-                None => param.val(),
-            }
+            let (value, Some(rows)) = (param.val(), rows) else { return param.val() };
+            let mut dims = value.dims();
+            let (all, width) = (dims[0], dims[1..].iter().product());
+            dims[0] = rows.len();
+            part_of(value.reshape([1, all, width]), rows.start, rows.len()).reshape(dims)
         }
         let (weight, bias) = (part(&self.weight, &rows), self.bias.as_ref().map(|bias| part(bias, &rows)));
         let Some((down, up)) = self.lora_A.as_ref().zip(self.lora_B.as_ref()) else {

@@ -56,6 +56,14 @@ pub(crate) fn values(tensor: &FlexTensor) -> Cow<'_, [f32]> {
     }
 }
 
+/// As [`values`], to be changed: in place where nobody else holds the tensor.
+pub(crate) fn owned(tensor: FlexTensor) -> Vec<f32> {
+    match tensor.dtype() {
+        DType::F32 => tensor.into_data().try_into_vec::<f32>().unwrap_or_default(),
+        _ => values(&tensor).into_owned(),
+    }
+}
+
 pub(crate) fn tensor(values: Vec<f32>, shape: impl Into<Shape>) -> FlexTensor {
     FlexTensor::new(Bytes::from_elems(values), Layout::contiguous(shape.into()), DType::F32)
 }
@@ -132,9 +140,7 @@ fn attention_infer(
 fn rotate(x: FlexTensor, cos: &FlexTensor, sin: &FlexTensor, heads: usize, inverse: bool) -> FlexTensor {
     let [batch, length, width] = dims(&x);
     let [rows, _, rotated] = dims(cos);
-    let data = x.into_data();
-    let mut out = data.try_into_vec::<f32>().unwrap_or_default();
-    debug_assert_eq!(out.len(), batch * length * width, "float tensors of this backend are f32");
+    let mut out = owned(x);
     let (cos, sin) = (values(cos), values(sin));
     let tables = Tables { cos: &cos, sin: &sin, rows, dims: rotated };
     attention::rotate(&mut out, tables, [batch, length, heads, width / heads], inverse);
@@ -151,9 +157,7 @@ impl CpuOps for Flex {
 
     fn f2_activate(x: FlexTensor, act: Activation) -> FlexTensor {
         let shape = dims::<2>(&x);
-        let mut y = values(&x).into_owned();
-        linear::activate(&mut y, act);
-        tensor(y, shape)
+        tensor(linear::activated(&values(&x), act), shape)
     }
 
     fn f2_layer_norm(x: FlexTensor, weight: FlexTensor, bias: FlexTensor, eps: f32) -> FlexTensor {
@@ -200,11 +204,14 @@ impl Backward<Flex, 3> for LinearBackward {
     fn backward(self, ops: Ops<LinearState, 3>, grads: &mut Gradients, _checkpointer: &mut Checkpointer) {
         let [node_x, node_weight, node_bias] = ops.parents;
         let LinearState { x, weight, before, act, precision } = ops.state;
-        let dy = grads.consume::<Flex>(&ops.node);
-        let mut dy = values(&dy);
+        let mut dy = grads.consume::<Flex>(&ops.node);
         if let Some(before) = &before {
-            linear::deactivate(dy.to_mut(), &values(before), act);
+            let shape = dims::<2>(&dy);
+            let mut gradient = owned(dy);
+            linear::deactivate(&mut gradient, &values(before), act);
+            dy = tensor(gradient, shape);
         }
+        let dy = values(&dy);
         let shape = linear_shape(&x, &weight);
         if let Some(node) = node_x {
             let dx = linear::backward_input(&dy, &values(&weight), shape, precision);
@@ -231,7 +238,7 @@ impl Backward<Flex, 1> for ActivateBackward {
         let (x, act) = ops.state;
         let dy = grads.consume::<Flex>(&ops.node);
         if let Some(node) = node {
-            let mut dx = values(&dy).into_owned();
+            let mut dx = owned(dy);
             linear::deactivate(&mut dx, &values(&x), act);
             grads.register::<Flex>(node.id, tensor(dx, dims::<2>(&x)));
         }
@@ -336,11 +343,12 @@ impl<C: CheckpointStrategy> CpuOps for Autodiff<Flex, C> {
             OpsKind::Tracked(prep) => {
                 let (x, weight, bias) = (x.primitive().clone(), weight.primitive().clone(), bias.into_primitive());
                 let shape = linear_shape(&x, &weight);
-                let mut y = linear_forward(&x, &weight, &bias, precision);
-                let before = (act != Activation::None).then(|| tensor(y.clone(), [shape.rows, shape.num_out]));
-                linear::activate(&mut y, act);
-                let y = tensor(y, [shape.rows, shape.num_out]);
-                prep.finish(LinearState { x, weight, before, act, precision }, y)
+                let y = linear_forward(&x, &weight, &bias, precision);
+                let (y, before) = match act {
+                    Activation::None => (y, None),
+                    act => (linear::activated(&y, act), Some(tensor(y, [shape.rows, shape.num_out]))),
+                };
+                prep.finish(LinearState { x, weight, before, act, precision }, tensor(y, [shape.rows, shape.num_out]))
             }
             OpsKind::UnTracked(prep) => {
                 prep.finish(Flex::f2_linear(x.into_primitive(), weight.into_primitive(), bias.into_primitive(), act, precision))

@@ -20,7 +20,8 @@ pub use packed::{
     PackedConv, PackedExperts, PackedLinear, PackedTable, pack_conv2d, pack_experts, pack_linear, packed_conv2d, packed_linear,
     packed_linears, packed_moe_mlp,
 };
-pub use passes::{attention_after, has_passes, mean_of_part, mix_part, rounded, sum_of};
+pub use parts::{add_to_part, part_of, sum_of};
+pub use passes::{attention_after, has_passes, mean_of_part, mix_part, rounded};
 pub use recompute::{Recomputed, Run, Traced};
 pub use taps::{PartialGradients, TapListener, WatchedGradient, listen_to_taps, tap, watch_gradient};
 pub use unif2ace_kernels::cpu::{Level as CpuLevel, MASK as CPU_MASK, level as cpu_level, unknown_mask as unknown_cpu_mask};
@@ -35,6 +36,7 @@ pub use unif2ace_kernels::table::Table;
 mod cpu;
 mod experts;
 mod packed;
+mod parts;
 mod passes;
 mod pictures;
 pub mod portable;

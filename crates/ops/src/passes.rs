@@ -11,7 +11,7 @@ use unif2ace_kernels::rows::{self, Feature};
 use crate::cpu::{dims, tensor, values, with_keys_values};
 use crate::{kernel_precision, on_cpu};
 
-/// Whether [`sum_of`], [`mean_of_part`], [`mix_part`], [`rounded`] and [`attention_after`] work on the device: burn's CPU backend without gradients.
+/// Whether [`mean_of_part`], [`mix_part`], [`rounded`] and [`attention_after`] work on the device: burn's CPU backend without gradients.
 pub fn has_passes(device: &Device) -> bool {
     on_cpu(device) && matches!(device.clone().as_dispatch(), DispatchDevice::Flex(_))
 }
@@ -19,14 +19,6 @@ pub fn has_passes(device: &Device) -> bool {
 /// The operations as burn sees them.
 #[backend_extension(Flex)]
 pub trait PassOps: Backend {
-    /// See [`sum_of`]; `d` counts if `four`.
-    fn f2_sum(
-        a: FloatTensor<Self>,
-        b: FloatTensor<Self>,
-        c: FloatTensor<Self>,
-        d: FloatTensor<Self>,
-        four: bool,
-    ) -> FloatTensor<Self>;
     /// See [`mean_of_part`].
     fn f2_mean_of_part(x: FloatTensor<Self>, start: usize, num: usize) -> FloatTensor<Self>;
     /// See [`mix_part`]; features after the first `count` don't count.
@@ -57,11 +49,6 @@ pub trait PassOps: Backend {
 }
 
 impl PassOps for Flex {
-    fn f2_sum(a: FlexTensor, b: FlexTensor, c: FlexTensor, d: FlexTensor, four: bool) -> FlexTensor {
-        let d = four.then(|| values(&d));
-        tensor(rows::sum(&values(&a), &values(&b), &values(&c), d.as_deref()), dims::<3>(&a))
-    }
-
     fn f2_mean_of_part(x: FlexTensor, start: usize, num: usize) -> FlexTensor {
         let [batch, length, width] = dims(&x);
         tensor(rows::mean(&values(&x), length, width, start..start + num), [batch, width])
@@ -116,14 +103,6 @@ impl PassOps for Flex {
         });
         tensor(mixed, [batch, queries, width])
     }
-}
-
-/// `a + b + c + d`, in this order, of equal shapes `[B, L, D]`.
-pub fn sum_of(a: Tensor<3>, b: Tensor<3>, c: Tensor<3>, d: Option<Tensor<3>>) -> Tensor<3> {
-    let four = d.is_some();
-    let d = d.unwrap_or_else(|| a.clone());
-    let [a, b, c, d] = [a, b, c, d].map(Tensor::into_dispatch);
-    Tensor::from_dispatch(Dispatch::f2_sum(a, b, c, d, four))
 }
 
 /// Means over `num` positions from `start`: `[B, L, D]` to `[B, D]`.

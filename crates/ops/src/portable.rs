@@ -214,3 +214,31 @@ pub fn group_norm_nhwc(
     let y = normal * weight.unsqueeze::<4>() + bias.unsqueeze::<4>();
     if silu { burn::tensor::activation::silu(y) } else { y }
 }
+
+/// See [`crate::sum_of`].
+pub fn sum_of(a: Tensor<3>, b: Tensor<3>, c: Tensor<3>, d: Option<Tensor<3>>) -> Tensor<3> {
+    let sum = a + b + c;
+    match d {
+        Some(d) => sum + d,
+        None => sum,
+    }
+}
+
+/// See [`crate::part_of`].
+pub fn part_of(x_BLD: Tensor<3>, start: usize, num: usize) -> Tensor<3> {
+    x_BLD.narrow(1, start, num)
+}
+
+/// See [`crate::add_to_part`].
+pub fn add_to_part(x_BLD: Tensor<3>, y_BND: Tensor<3>, start: usize) -> Tensor<3> {
+    let (length, num) = (x_BLD.dims()[1], y_BND.dims()[1]);
+    let mut parts = vec![x_BLD.clone().narrow(1, start, num) + y_BND];
+    if start > 0 {
+        parts.insert(0, x_BLD.clone().narrow(1, 0, start));
+    }
+    let end = start + num;
+    if end < length {
+        parts.push(x_BLD.narrow(1, end, length - end));
+    }
+    Tensor::cat(parts, 1)
+}

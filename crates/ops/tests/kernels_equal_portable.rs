@@ -145,6 +145,42 @@ fn layer_norm_rows() {
 }
 
 #[test]
+fn sums_and_parts_of_rows() {
+    at_every_level(|| {
+        for (dims, start, num) in [([1, 5, 3], 2, 2), ([3, 70, 200], 0, 64), ([2, 9, 33], 4, 5), ([2, 6, 8], 0, 6)] {
+            let what = format!("{dims:?}, {num} from {start}");
+            compare(
+                [random(dims)],
+                |[x]| unif2ace_ops::part_of(x, start, num),
+                |[x]| portable::part_of(x, start, num),
+                0.0,
+                &format!("part of {what}"),
+            );
+            // The whole row's values, of which a part is added to itself and to another.
+            let twice = |part: fn(Tensor<3>, usize, usize) -> Tensor<3>, add: fn(Tensor<3>, Tensor<3>, usize) -> Tensor<3>| {
+                move |[x, y]: [Tensor<3>; 2]| add(x.clone(), part(y, start, num) + part(x, start, num), start)
+            };
+            compare(
+                [random(dims), random(dims)],
+                twice(unif2ace_ops::part_of, unif2ace_ops::add_to_part),
+                twice(portable::part_of, portable::add_to_part),
+                0.0,
+                &format!("added to a part of {what}"),
+            );
+            for four in [true, false] {
+                let sum = |f: fn(Tensor<3>, Tensor<3>, Tensor<3>, Option<Tensor<3>>) -> Tensor<3>| {
+                    move |[a, b, c, d]: [Tensor<3>; 4]| {
+                        if four { f(a, b, c, Some(d)) } else { f(a, b, c.clone(), None) + d * c }
+                    }
+                };
+                let inputs = [random(dims), random(dims), random(dims), random(dims)];
+                compare(inputs, sum(unif2ace_ops::sum_of), sum(portable::sum_of), 0.0, &format!("sum of {what}"));
+            }
+        }
+    });
+}
+
+#[test]
 fn attention_with_norm_rotation_and_mask() {
     at_every_level_and_precision(|tolerance| {
         for (batch, length, heads, head_dim, masked) in

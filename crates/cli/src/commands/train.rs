@@ -75,6 +75,10 @@ pub fn run(args: &TrainArgs) -> Outcome {
     if args.device == DeviceName::Auto && !devices.iter().all(|device| unif2ace_train::has_precision(&recipe, device)) {
         devices = open(DeviceName::Cpu)?;
     }
+    if devices.len() == 1 {
+        // With several, each has a thread that computes, and this one only waits for them.
+        unif2ace_ops::join_pool();
+    }
     let dashboard = match args.dashboard && ranks.leads() {
         true if dashboard::is_possible() => {
             Some(Dashboard::open(format!("{}: {}", path.display(), recipe.run.output.display()), &recipe.run.output)?)

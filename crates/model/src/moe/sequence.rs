@@ -5,7 +5,7 @@ use burn::module::{Module, Param};
 use burn::tensor::activation::softmax;
 use burn::tensor::{Device, Tensor, TensorData};
 
-use unif2ace_ops::{has_passes, mean_of_part, mix_part};
+use unif2ace_ops::{add_to_part, has_passes, mean_of_part, mix_part, part_of};
 
 use super::{Resampled, Task, top_k};
 use crate::config::{ModelConfig, NUM_SEQUENCE_EXPERTS};
@@ -162,19 +162,8 @@ impl SequenceMoe {
             let (keep_B, features) = group.weights(gates_B4, task, resampled, scale);
             return (mix_part(x_BLD, n_BLD, keep_B, features, image_start, num_tokens), counts);
         }
-        let length = x_BLD.dims()[1];
-        let x_BND = x_BLD.clone().narrow(1, image_start, num_tokens);
-        let (y_BND, counts) = self.group(task).forward(self.norm.forward(x_BND.clone()), task, resampled);
-        let x_BND = x_BND + y_BND * self.scale.val().reshape([1, 1, 1]);
-        let mut parts = Vec::with_capacity(3);
-        if image_start > 0 {
-            parts.push(x_BLD.clone().narrow(1, 0, image_start));
-        }
-        parts.push(x_BND);
-        let end = image_start + num_tokens;
-        if end < length {
-            parts.push(x_BLD.narrow(1, end, length - end));
-        }
-        (Tensor::cat(parts, 1), counts)
+        let x_BND = part_of(x_BLD.clone(), image_start, num_tokens);
+        let (y_BND, counts) = self.group(task).forward(self.norm.forward(x_BND), task, resampled);
+        (add_to_part(x_BLD, y_BND * self.scale.val().reshape([1, 1, 1]), image_start), counts)
     }
 }

@@ -3,7 +3,7 @@
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use tracing::debug_span;
-use unif2ace_ops::{Activation, Rotary, has_passes, sum_of};
+use unif2ace_ops::{Activation, Rotary, sum_of};
 
 use super::attention::{Attention, LayerCacheUse};
 use crate::config::ModelConfig;
@@ -119,11 +119,7 @@ impl Block {
             routed_BLD = Some(routed.y_RD.reshape([batch, length, width]));
             stats.add(routed.balance_loss, routed.counts, routed.mean_E, routed.num_tokens);
         }
-        let mut x_BLD = match (has_passes(&x_BLD.device()), routed_BLD) {
-            (true, routed) => sum_of(attended, dense, x_BLD, routed),
-            (false, None) => attended + dense + x_BLD,
-            (false, Some(routed)) => attended + dense + x_BLD + routed,
-        };
+        let mut x_BLD = sum_of(attended, dense, x_BLD, routed_BLD);
         if let (Some(sequence), Some(image)) = (&self.sequence, image) {
             let _span = debug_span!("sequence experts").entered();
             let (y_BLD, counts) = sequence.forward(x_BLD, image.start, image.num_tokens, task, image.resampled);

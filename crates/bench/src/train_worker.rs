@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use tracing::debug_span;
 use unif2ace_comm::Single;
 use unif2ace_model::transformer::{Recompute, Unif2ace};
-use unif2ace_ops::{Precision, set_precision, sum_of_squares};
+use unif2ace_ops::{Precision, keep_awake, set_precision, sum_of_squares};
 use unif2ace_train::optim::OptimizerState;
 use unif2ace_train::parallel::Parallel;
 use unif2ace_train::params::{initialize, parameters, tensor_values};
@@ -111,6 +111,7 @@ impl Worker {
     /// One step of the trainer's loop: losses of both tasks, gradients, clipping and AdamW.
     fn step(&mut self, model: Unif2ace, norms: bool) -> Outcome<(Unif2ace, Value)> {
         let _step = debug_span!("step", number = self.step).entered();
+        let _awake = keep_awake();
         let config = self.case.optimizer()?;
         let rows = &self.batches[(self.step % self.batches.len() as u64) as usize];
         let start = Instant::now();

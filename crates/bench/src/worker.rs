@@ -39,7 +39,10 @@ pub fn run(model: &Path, case: &Path, weights: WeightFormat, device: DeviceName)
         Pipeline::from_pretrained(model, &PipelineOptions { weights: Some(weights), device, ..PipelineOptions::default() })?;
     reply(&json!({ "ready": true, "seconds": start.elapsed().as_secs_f64() }))?;
     for line in std::io::stdin().lock().lines() {
-        reply(&match serde_json::from_str(&line?)? {
+        let work = serde_json::from_str(&line?)?;
+        // While a rival has its turn they sleep.
+        let _awake = unif2ace_ops::keep_awake();
+        reply(&match work {
             Work::Generate { num_inference_steps } => generate(&pipeline, &case, num_inference_steps)?,
             Work::Answer { max_new_tokens } => answer(&pipeline, &case, max_new_tokens)?,
             Work::Vq { side } => vq(&pipeline, side)?,

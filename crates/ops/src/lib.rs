@@ -29,7 +29,7 @@ pub use unif2ace_kernels::gemm::{Element, Matrix, PackedMatrix, Part, WeightForm
 pub use unif2ace_kernels::map::MappedFile;
 pub use unif2ace_kernels::memory::keep_freed_memory;
 pub use unif2ace_kernels::optim::{AdamW as AdamWParams, adamw as adamw_step, moving_average, scale, sum_of_squares};
-pub use unif2ace_kernels::pool::join_pool;
+pub use unif2ace_kernels::pool::{Awake, join_pool, keep_awake};
 pub use unif2ace_kernels::store::Store;
 pub use unif2ace_kernels::table::Table;
 

@@ -54,6 +54,7 @@ impl Pipeline {
     /// # Errors
     /// When the pixels have another size than the model's.
     pub fn read_pixels(&self, pixels_BHWC: Tensor<4>) -> Result<PictureContext> {
+        let _awake = self.keep_awake();
         let ids = self.config().special_ids();
         let codes = self.encode(pixels_BHWC.clone())?;
         let features = tracing::debug_span!("encoders").in_scope(|| self.features(pixels_BHWC))?;
@@ -148,6 +149,7 @@ impl Pipeline {
         if questions.is_empty() {
             return Ok(());
         }
+        let _awake = self.keep_awake();
         let ids = self.config().special_ids();
         let encode = |text: &str| self.text_ids(text);
         let prompter = Prompter::new(self.config(), &encode)?;

@@ -67,6 +67,7 @@ impl Pipeline {
         progress: &mut dyn FnMut(&Progress<'_>) -> bool,
     ) -> Result<RgbImage> {
         options.generate.check()?;
+        let _awake = self.keep_awake();
         let codes = self.encode(self.pixels(image)?)?;
         let mut picture = Picture { image: self.picture(&codes)?, token: self.resolution() / self.grid() };
         let mut canvas = Canvas::new(self.grid(), codes)?;

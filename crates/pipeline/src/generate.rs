@@ -167,6 +167,7 @@ impl Pipeline {
         options: &GenerateOptions,
         progress: &mut dyn FnMut(&Progress<'_>) -> bool,
     ) -> Result<Vec<RgbImage>> {
+        let _awake = self.keep_awake();
         // A picture's numbers depend neither on its company nor on how many threads there are, so several share each pass.
         let mut images = Vec::with_capacity(options.num_images);
         while images.len() < options.num_images {

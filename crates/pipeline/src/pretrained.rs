@@ -11,7 +11,7 @@ use unif2ace_model::encoders::{Clip, FaceNet, clip_pixels};
 use unif2ace_model::moe::{ExpertFeatures, Task};
 use unif2ace_model::transformer::Unif2ace;
 use unif2ace_model::vq::Vq;
-use unif2ace_ops::{Precision, WeightFormat, on_cpu, precision, set_precision};
+use unif2ace_ops::{Awake, Precision, WeightFormat, keep_awake, on_cpu, precision, set_precision};
 use unif2ace_weights::{
     LoraFile, NameMap, PACKED_FILE, SafetensorsDir, SafetensorsFile, TensorInfo, WithLora, format_name, load_into, load_packed,
     load_packing, packed_format,
@@ -189,6 +189,11 @@ impl Pipeline {
     /// When a prompt is longer than the context.
     pub fn denoiser(&self, prompts: &[&str], guidance_scale: f32) -> Result<Denoiser<'_>> {
         Denoiser::new(&self.unified, &self.tokenizer, &self.device, prompts, guidance_scale)
+    }
+
+    /// To be held during a request: between the many short products of a small model, threads on the CPU would fall asleep.
+    pub(crate) fn keep_awake(&self) -> Option<Awake> {
+        on_cpu(&self.device).then(keep_awake).flatten()
     }
 
     pub(crate) fn text_ids(&self, text: &str) -> Vec<u32> {

@@ -76,6 +76,7 @@ impl Pipeline {
     /// When the text is longer than the context, or the codes are not those of one picture.
     pub fn score_codes(&self, codes: &[u32], text: &str, options: &ScoreOptions) -> Result<Score> {
         options.check(text)?;
+        let _awake = self.keep_awake();
         let num_codes = self.config().codebook_size;
         let points = bound_points(codes.len(), options.num_points, Key::new(options.seed, 0))?;
         let denoiser = self.denoiser(&[text], 0.0)?;

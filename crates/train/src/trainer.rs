@@ -8,7 +8,7 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use serde_json::{Map, json};
 use unif2ace_comm::{Communicator, Single};
-use unif2ace_ops::on_cpu;
+use unif2ace_ops::{keep_awake, on_cpu};
 
 use crate::checkpoint::Checkpoints;
 use crate::error::{Result, TrainError};
@@ -170,6 +170,7 @@ pub fn train<O: Objective>(recipe: &Recipe, objective: &mut O, model: O::Model, 
             return Ok((averaged(model, &optimizer), Outcome::Interrupted));
         }
         let begun = Instant::now();
+        let awake = on_cpu(&session.device).then(keep_awake);
         let learning_rate = config.learning_rate_at(state.step.saturating_sub(recipe.first_step));
         let (step_loss, found) = passes::gradients(&mut parallel, objective, &model, state.step, config.accumulation_steps)?;
         match found {
@@ -183,6 +184,7 @@ pub fn train<O: Objective>(recipe: &Recipe, objective: &mut O, model: O::Model, 
                 nonfinite::skip_or_stop(run, state.step + 1, found, &step_loss.parts, &names, state.num_skipped, leads)?;
             }
         }
+        drop(awake);
         state.window.seconds += begun.elapsed().as_secs_f64();
         state.step += 1;
         let [num_updates, num_averaged] = optimizer.counts();

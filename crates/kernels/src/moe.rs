@@ -1,5 +1,7 @@
 //! Routed experts: rows sorted by expert, one matrix product an expert on its rows only, forward and backward.
 
+use std::cmp::Reverse;
+
 use rayon::prelude::*;
 
 use crate::activation::{self, Activation};
@@ -218,19 +220,26 @@ fn serve(
             list.push(slot);
         }
     }
-    let (outputs, served): (Vec<Vec<f32>>, Vec<Served>) = slots
-        .into_par_iter()
-        .enumerate()
-        .map(|(expert, slots)| {
-            let (before, out) = run(expert, &rows_of(&slots, shape));
-            (out, Served { slots, before })
-        })
-        .unzip();
+    let run = |expert: usize, slots: Vec<usize>| {
+        let (before, out) = run(expert, &rows_of(&slots, shape));
+        (out, Served { slots, before })
+    };
+    let (outputs, served): (Vec<Vec<f32>>, Vec<Served>) = largest_first(slots, Vec::len, run).into_iter().unzip();
     let y = by_row(num_rows, &served, shape, |y, slot, expert, place| {
         let (gate, out) = (gates[slot], &outputs[expert][place * width..][..width]);
         y.iter_mut().zip(out).for_each(|(y, out)| *y += gate * out);
     });
     (y, served)
+}
+
+/// What `work(place, item)` gives for each item, in their order. Threads take them one by one, the largest first: experts have very different
+/// numbers of rows, and of halves one would be done long before the other.
+fn largest_first<T: Send, R: Send>(items: Vec<T>, size: impl Fn(&T) -> usize, work: impl Fn(usize, T) -> R + Sync) -> Vec<R> {
+    let mut items: Vec<(usize, T)> = items.into_iter().enumerate().collect();
+    items.sort_by_key(|(_, item)| Reverse(size(item)));
+    let mut done: Vec<(usize, R)> = items.into_iter().par_bridge().map(|(place, item)| (place, work(place, item))).collect();
+    done.sort_by_key(|(place, _)| *place);
+    done.into_iter().map(|(_, result)| result).collect()
 }
 
 /// `[rows, width]` from zeros by `add(row, slot, expert, place among the expert's rows)` for every slot that was served; a row adds up its
@@ -276,13 +285,16 @@ pub fn backward(
     let mut b1 = vec![0.0; experts * inner];
     let mut w2 = vec![0.0; experts * matrix];
     let mut b2 = vec![0.0; experts * width];
-    let parts: Vec<(Vec<f32>, Vec<f32>)> = w1
-        .par_chunks_mut(matrix)
-        .zip(b1.par_chunks_mut(inner))
-        .zip(w2.par_chunks_mut(matrix).zip(b2.par_chunks_mut(width)))
+    let tasks: Vec<_> = w1
+        .chunks_exact_mut(matrix)
+        .zip(b1.chunks_exact_mut(inner))
+        .zip(w2.chunks_exact_mut(matrix).zip(b2.chunks_exact_mut(width)))
         .zip(served)
-        .enumerate()
-        .map(|(expert, (((dw1, db1), (dw2, db2)), Served { slots, before }))| {
+        .collect();
+    let parts: Vec<(Vec<f32>, Vec<f32>)> = largest_first(
+        tasks,
+        |(_, served)| served.slots.len(),
+        |expert, (((dw1, db1), (dw2, db2)), Served { slots, before })| {
             let rows = slots.len();
             let bias2 = &weights.b2[expert * width..][..width];
             let places = rows_of(slots, shape);
@@ -314,8 +326,8 @@ pub fn backward(
             gemm_serial(d_before.t(), Matrix::new(&x, rows, width), dw1, false, precision);
             let weight1 = Matrix::new(&weights.w1[expert * matrix..][..matrix], inner, width);
             (new_product(d_before, weight1, None, precision, false), d_gates)
-        })
-        .collect();
+        },
+    );
     let dx = by_row(x.len() / width, served, shape, |sum, _, expert, place| {
         let dx = &parts[expert].0[place * width..][..width];
         sum.iter_mut().zip(dx).for_each(|(sum, dx)| *sum += dx);

@@ -12,9 +12,10 @@ use common::{names, text};
 use toml::Table;
 
 /// 100 steps with checkpoints at 50 and 100; the lines of metrics are means over 3 steps, so that one of them spans the checkpoint.
-fn hundred_steps(recipe: &mut Table) {
+fn hundred_steps(recipe: &mut Table, precision: &str) {
     recipe["optimizer"]["num_steps"] = 100.into();
     let run = recipe["run"].as_table_mut().unwrap();
+    run.insert("precision".into(), precision.into());
     for (name, value) in [("log_every", 3), ("checkpoint_every", 50), ("evaluate_every", 40)] {
         run.insert(name.into(), value.into());
     }
@@ -22,11 +23,20 @@ fn hundred_steps(recipe: &mut Table) {
 
 #[test]
 fn a_hundred_steps_are_fifty_and_fifty_in_a_fresh_process() {
+    halves_are_the_whole("f32");
+}
+
+#[test]
+fn a_hundred_steps_in_bf16_are_fifty_and_fifty_too() {
+    halves_are_the_whole("bf16");
+}
+
+fn halves_are_the_whole(precision: &str) {
     let [one, two] = [(); 2].map(|()| tempfile::tempdir().unwrap());
-    let whole = TinyRun::new(one.path(), hundred_steps);
+    let whole = TinyRun::new(one.path(), |recipe| hundred_steps(recipe, precision));
     whole.command(false).assert().success();
 
-    let halves = TinyRun::new(two.path(), hundred_steps);
+    let halves = TinyRun::new(two.path(), |recipe| hundred_steps(recipe, precision));
     let mut killed = Command::new(assert_cmd::cargo::cargo_bin("unif2ace"))
         .args(["train", "--quiet", text(&halves.folder.join("recipe.toml"))])
         .stderr(Stdio::null())

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError, sync_channel};
 use std::time::Duration;
 
+use crate::Broken;
 use crate::error::{DataError, Result, SampleFault};
 use crate::mixture::{Drawn, Stream};
-use crate::{Broken, MaxBroken};
 
 /// Makes a sample ready, on a worker.
 pub type Prepare<T> = Arc<dyn Fn(Drawn) -> Result<T, SampleFault> + Send + Sync>;
@@ -24,8 +24,6 @@ pub struct LoaderOptions {
     pub num_workers: usize,
     /// Batches that are made ready ahead.
     pub num_ahead: usize,
-    /// Broken samples that are skipped.
-    pub max_broken: MaxBroken,
 }
 
 /// Batches in order, from any position.
@@ -38,17 +36,18 @@ pub struct Loader<T> {
     broken: Arc<Broken>,
     prepare: Prepare<T>,
     position: u64,
-    /// One channel a worker; sample `i` from the start comes from worker `i % num_workers`.
-    workers: Vec<Receiver<Result<T>>>,
+    /// One channel a worker; sample `i` from the start comes from worker `i % num_workers`, with the number of broken ones it stands for.
+    workers: Vec<Receiver<Result<(T, usize)>>>,
     taken: usize,
+    num_broken: usize,
 }
 
 impl<T: Send + 'static> Loader<T> {
-    /// A loader at position 0; workers start with the first batch.
+    /// A loader at position 0; workers start with the first batch, and note what is `broken`, which several loaders of the same sets may share.
     ///
     /// # Errors
     /// When the batch can't be cut into equal parts.
-    pub fn new(stream: Stream, options: LoaderOptions, prepare: Prepare<T>) -> Result<Self> {
+    pub fn new(stream: Stream, options: LoaderOptions, broken: Arc<Broken>, prepare: Prepare<T>) -> Result<Self> {
         let LoaderOptions { batch_size, rank, world_size, num_workers, .. } = options;
         if world_size == 0 || rank >= world_size || num_workers == 0 {
             let reason = format!("rank {rank} of {world_size} with {num_workers} workers");
@@ -58,8 +57,7 @@ impl<T: Send + 'static> Loader<T> {
             let reason = format!("a batch of {batch_size} samples can't be shared equally by {world_size} ranks");
             return Err(DataError::Loader { reason, hint: "make the batch size a multiple of the number of ranks" });
         }
-        let broken = Arc::new(Broken::new(options.max_broken));
-        Ok(Self { stream: Arc::new(stream), options, broken, prepare, position: 0, workers: Vec::new(), taken: 0 })
+        Ok(Self { stream: Arc::new(stream), options, broken, prepare, position: 0, workers: Vec::new(), taken: 0, num_broken: 0 })
     }
 
     /// Samples of all ranks that were given out: what a checkpoint must keep.
@@ -80,9 +78,10 @@ impl<T: Send + 'static> Loader<T> {
         &self.stream
     }
 
-    /// Samples that were found broken so far.
-    pub fn broken(&self) -> &Broken {
-        &self.broken
+    /// Broken samples in whose places others were given out since this was called last. It follows from the positions, not from what workers have
+    /// read ahead.
+    pub fn take_num_broken(&mut self) -> usize {
+        std::mem::take(&mut self.num_broken)
     }
 
     /// This rank's part of the next batch.
@@ -103,7 +102,9 @@ impl<T: Send + 'static> Loader<T> {
                 // The next call starts anew, at the same position.
                 self.workers.clear();
             }
-            batch.push(item?);
+            let (sample, num_broken) = item?;
+            batch.push(sample);
+            self.num_broken += num_broken;
             self.taken += 1;
         }
         self.position += self.options.batch_size as u64;

@@ -134,12 +134,17 @@ impl Stream {
         (number, order[((ordinal % len as u64) as usize + skip) % len] as usize)
     }
 
-    /// Reads the sample at place `position`. A broken one is noted and the one behind it in its epoch's order takes its place, so that
-    /// no other place changes. `prepare` may find a sample broken too.
+    /// Reads the sample at place `position`, and says how many broken ones were passed over. A broken one is noted and the one behind it in its
+    /// epoch's order takes its place, so that no other place changes. `prepare` may find a sample broken too.
     ///
     /// # Errors
     /// When a file can't be read, or more samples are broken than `broken` accepts.
-    pub fn draw<T>(&self, position: u64, broken: &Broken, prepare: impl Fn(Drawn) -> Result<T, SampleFault>) -> Result<T> {
+    pub fn draw<T>(
+        &self,
+        position: u64,
+        broken: &Broken,
+        prepare: impl Fn(Drawn) -> Result<T, SampleFault>,
+    ) -> Result<(T, usize)> {
         let len = self.entries[self.place(position).0].set.len();
         for skip in 0..len {
             let (number, index) = self.sample_at(position, skip);
@@ -148,7 +153,7 @@ impl Stream {
                 Ok(sample) => {
                     let key = sample.key.clone();
                     match prepare(Drawn { sample, tasks: entry.tasks.clone() }) {
-                        Ok(prepared) => return Ok(prepared),
+                        Ok(prepared) => return Ok((prepared, skip)),
                         Err(fault) => (key, fault),
                     }
                 }

@@ -41,12 +41,21 @@ fn stream(entries: &[MixtureEntry]) -> Stream {
 }
 
 fn options(batch_size: usize, rank: usize, world_size: usize, num_workers: usize) -> LoaderOptions {
-    LoaderOptions { batch_size, rank, world_size, num_workers, num_ahead: 2, max_broken: MaxBroken::Count(3) }
+    LoaderOptions { batch_size, rank, world_size, num_workers, num_ahead: 2 }
+}
+
+/// Accepts three broken samples.
+fn three() -> Arc<Broken> {
+    Arc::new(Broken::new(MaxBroken::Count(3)))
 }
 
 fn loader(entries: &[MixtureEntry], options: LoaderOptions) -> Loader<String> {
+    loader_noting(entries, options, three())
+}
+
+fn loader_noting(entries: &[MixtureEntry], options: LoaderOptions, broken: Arc<Broken>) -> Loader<String> {
     let prepare = |drawn: unif2ace_data::Drawn| Ok(drawn.sample.record.captions[0].clone());
-    Loader::new(stream(entries), options, Arc::new(prepare)).unwrap()
+    Loader::new(stream(entries), options, broken, Arc::new(prepare)).unwrap()
 }
 
 /// Batches of one process, and the same batches put together from the parts of several.
@@ -136,12 +145,24 @@ fn a_broken_sample_is_replaced_and_changes_no_other_place() {
     let folder = tempfile::tempdir().unwrap();
     let sound = batches(&[entry(&lines(folder.path(), "a", 20, &[]), 1.0)], 5, 1, 2, 0, 8).concat();
     let broken_set = [entry(&lines(folder.path(), "a", 20, &[3, 11]), 1.0)];
-    let mut loader = loader(&broken_set, options(5, 0, 1, 2));
-    let read: Vec<String> = (0..8).flat_map(|_| loader.next_batch().unwrap()).collect();
-    for (sound, read) in sound.iter().zip(&read) {
-        assert_eq!(sound != read, ["a3", "a11"].contains(&sound.as_str()));
+    // Two loaders note what they find together.
+    let broken = three();
+    let [mut first, mut second] = [(); 2].map(|()| loader_noting(&broken_set, options(5, 0, 1, 2), Arc::clone(&broken)));
+    for (number, sound) in sound.chunks(5).enumerate() {
+        let read = first.next_batch().unwrap();
+        let replaced: Vec<bool> = sound.iter().zip(&read).map(|(sound, read)| sound != read).collect();
+        assert_eq!(replaced, sound.iter().map(|sound| ["a3", "a11"].contains(&sound.as_str())).collect::<Vec<_>>());
+        // A place may come upon the second broken one behind the first.
+        let count = first.take_num_broken();
+        let least = replaced.iter().filter(|replaced| **replaced).count();
+        assert!((least..=2 * least).contains(&count), "{count} of {least}");
+        // From any position the same is counted, whatever was read ahead.
+        second.seek(5 * number as u64);
+        assert_eq!((second.next_batch().unwrap(), second.take_num_broken()), (read, count));
+        second.seek(0);
+        assert_eq!(first.take_num_broken(), 0);
     }
-    assert_eq!(loader.broken().keys(), ["a.jsonl:4", "a.jsonl:12"], "two epochs, each counted once");
+    assert_eq!(broken.keys(), ["a.jsonl:4", "a.jsonl:12"], "two epochs and two loaders, each counted once");
 }
 
 #[test]
@@ -155,7 +176,7 @@ fn more_broken_samples_than_accepted_end_the_run_by_name() {
     let error = self::loader(&all_broken, options(1, 0, 1, 1)).next_batch().unwrap_err().to_string();
     assert!(error.contains("all 2 samples"), "{error}");
     for bad in [options(5, 0, 2, 1), options(0, 0, 1, 1), options(4, 2, 2, 1), options(4, 0, 1, 0)] {
-        let made = Loader::<String>::new(stream(&entries), bad, Arc::new(|_| Ok(String::new())));
+        let made = Loader::<String>::new(stream(&entries), bad, three(), Arc::new(|_| Ok(String::new())));
         assert!(matches!(made.err().unwrap(), DataError::Loader { .. }), "{bad:?}");
     }
 }
@@ -185,7 +206,7 @@ fn pieces_that_are_read_whole_are_mixed_and_all_read() {
     let entries = [MixtureEntry { set, tasks: vec![TaskName::Vqa], weight: 1.0 }];
     let stream = Stream::new(&entries, &[TaskName::Vqa], 1, permute).unwrap().unwrap();
     let prepare = Arc::new(|drawn: unif2ace_data::Drawn| Ok(drawn.sample.key));
-    let mut loader = Loader::new(stream, options(2, 0, 1, 2), prepare).unwrap();
+    let mut loader = Loader::new(stream, options(2, 0, 1, 2), three(), prepare).unwrap();
     for _ in 0..5 {
         let mut batch = loader.next_batch().unwrap();
         batch.sort();
@@ -207,7 +228,7 @@ fn a_thread_of_the_pool_works_while_it_waits() {
             Ok((drawn.sample.record.captions[0].clone(), computing))
         }
     };
-    let mut together = Loader::new(stream(&entries), options(4, 0, 1, 2), Arc::new(prepare)).unwrap();
+    let mut together = Loader::new(stream(&entries), options(4, 0, 1, 2), three(), Arc::new(prepare)).unwrap();
     let mut alone = loader(&entries, options(4, 0, 1, 2));
     for _ in 0..3 {
         let (texts, threads): (Vec<String>, Vec<_>) = together.next_batch().unwrap().into_iter().unzip();

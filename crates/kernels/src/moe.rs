@@ -1,12 +1,11 @@
 //! Routed experts: rows sorted by expert, one matrix product an expert on its rows only, forward and backward.
 
 use std::cmp::Reverse;
-
-use rayon::prelude::*;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use crate::activation::{self, Activation};
 use crate::gemm::{Matrix, PackedMatrix, Precision, WeightFormat, gemm_serial, new_product};
-use crate::parts::in_chunks;
+use crate::parts::{in_chunks, in_turn};
 
 /// Rows that one task adds up.
 const ROWS: usize = 16;
@@ -234,12 +233,23 @@ fn serve(
 
 /// What `work(place, item)` gives for each item, in their order. Threads take them one by one, the largest first: experts have very different
 /// numbers of rows, and of halves one would be done long before the other.
-fn largest_first<T: Send, R: Send>(items: Vec<T>, size: impl Fn(&T) -> usize, work: impl Fn(usize, T) -> R + Sync) -> Vec<R> {
-    let mut items: Vec<(usize, T)> = items.into_iter().enumerate().collect();
-    items.sort_by_key(|(_, item)| Reverse(size(item)));
-    let mut done: Vec<(usize, R)> = items.into_iter().par_bridge().map(|(place, item)| (place, work(place, item))).collect();
-    done.sort_by_key(|(place, _)| *place);
-    done.into_iter().map(|(_, result)| result).collect()
+fn largest_first<T: Send, R: Send + Sync>(
+    items: Vec<T>,
+    size: impl Fn(&T) -> usize,
+    work: impl Fn(usize, T) -> R + Sync,
+) -> Vec<R> {
+    let mut order: Vec<usize> = (0..items.len()).collect();
+    order.sort_by_key(|&place| Reverse(size(&items[place])));
+    let items: Vec<Mutex<Option<T>>> = items.into_iter().map(|item| Mutex::new(Some(item))).collect();
+    let done: Vec<OnceLock<R>> = items.iter().map(|_| OnceLock::new()).collect();
+    in_turn(order.len(), |turn| {
+        let place = order[turn];
+        let item = items[place].lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(item) = item {
+            done[place].get_or_init(|| work(place, item));
+        }
+    });
+    done.into_iter().filter_map(OnceLock::into_inner).collect()
 }
 
 /// `[rows, width]` from zeros by `add(row, slot, expert, place among the expert's rows)` for every slot that was served; a row adds up its

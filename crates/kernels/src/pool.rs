@@ -1,7 +1,7 @@
 //! The threads that compute.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use rayon::Yield;
@@ -24,46 +24,117 @@ const MOST_AWAKE: usize = 8;
 const WATCHING: Duration = Duration::from_micros(500);
 /// The pauses after that.
 const NAP: Duration = Duration::from_micros(50);
+/// After how long without work a thread stops looking. It may have begun to look in the middle of a job, while it waits for a part of it that another
+/// thread took; who waits for that job must not wait for ever.
+const PATIENCE: Duration = Duration::from_millis(10);
+
+#[derive(Debug, Default)]
+struct Watch {
+    done: AtomicBool,
+    /// Threads that began to look for work, and those that stopped.
+    begun: AtomicUsize,
+    ended: AtomicUsize,
+}
 
 /// While it lives, the pool's other threads look for work instead of falling asleep.
 #[must_use = "threads may fall asleep again as soon as it is dropped"]
 #[derive(Debug)]
-pub struct Awake(Arc<AtomicBool>);
+pub struct Awake(Arc<Watch>);
 
 impl Drop for Awake {
     fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.0.done.store(true, Ordering::Relaxed);
     }
 }
 
 /// Keeps the other threads of this thread's pool awake until what it returns is dropped. A thread of rayon falls asleep after some
 /// microseconds without work and takes some tens to wake up; between the products of a small model that is a tenth of the time. A thread that
-/// finds nothing for [half a millisecond](WATCHING) takes short naps. `None`, and nothing changed, outside the pool and in one of many threads.
+/// finds nothing for half a millisecond takes short naps, and after ten it is rayon's again. `None`, and nothing changed, outside a pool, in a pool
+/// of one thread, and in one of more than eight. Several at a time do no harm.
 pub fn keep_awake() -> Option<Awake> {
     let here = rayon::current_thread_index()?;
     if !(2..=MOST_AWAKE).contains(&rayon::current_num_threads()) {
         return None;
     }
-    let done = Arc::new(AtomicBool::new(false));
-    let awake = Awake(Arc::clone(&done));
+    let watch = Arc::new(Watch::default());
+    let awake = Awake(Arc::clone(&watch));
     rayon::spawn_broadcast(move |context| {
         // This thread must come back to what it was doing.
         if context.index() != here {
-            watch(&done);
+            watch.begun.fetch_add(1, Ordering::Relaxed);
+            work_until_done(&watch.done);
+            watch.ended.fetch_add(1, Ordering::Relaxed);
         }
     });
     Some(awake)
 }
 
-/// Works for the pool until it is `done`.
-fn watch(done: &AtomicBool) {
+fn work_until_done(done: &AtomicBool) {
     let mut last = Instant::now();
-    while !done.load(Ordering::Relaxed) {
+    while !done.load(Ordering::Relaxed) && last.elapsed() < PATIENCE {
         match rayon::yield_now() {
             Some(Yield::Executed) => last = Instant::now(),
             // Threads outside the pool, such as those that read data, get their turn.
             _ if last.elapsed() < WATCHING => std::thread::yield_now(),
             _ => std::thread::sleep(NAP),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use rayon::prelude::*;
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    fn pool(num_threads: usize) -> rayon::ThreadPool {
+        rayon::ThreadPoolBuilder::new().num_threads(num_threads).build().unwrap()
+    }
+
+    fn eventually(what: &str, holds: impl Fn() -> bool) {
+        let begun = Instant::now();
+        while !holds() {
+            assert!(begun.elapsed() < LONG, "{what}");
+            std::thread::sleep(NAP);
+        }
+    }
+
+    #[test]
+    fn all_others_watch_until_the_guard_is_dropped_or_nothing_comes() {
+        let count = |counter: &AtomicUsize| counter.load(Ordering::Relaxed);
+        for dropped_at_once in [false, true] {
+            let awake = pool(3).install(|| {
+                let awake = keep_awake().unwrap();
+                let watch = Arc::clone(&awake.0);
+                eventually("all others begin", || count(&watch.begun) == 2);
+                assert_eq!((0..1000).into_par_iter().sum::<usize>(), 499_500);
+                let kept = (!dropped_at_once).then_some(awake);
+                eventually("all others end", || count(&watch.ended) == 2);
+                kept
+            });
+            assert_eq!(awake.is_some(), !dropped_at_once);
+        }
+        assert!(keep_awake().is_none(), "outside a pool");
+        assert!(pool(1).install(keep_awake).is_none() && pool(9).install(keep_awake).is_none());
+    }
+
+    /// Each thread may come to look for work in the middle of a job that the other one waits for.
+    #[test]
+    fn two_that_keep_each_other_awake_come_to_an_end() {
+        let (done, ended) = mpsc::channel();
+        std::thread::spawn(move || {
+            let request = || {
+                let _awake = keep_awake();
+                (0..20).map(|_| (0..16).into_par_iter().with_max_len(1).map(|i| 0.5 * i as f64).sum::<f64>()).sum::<f64>()
+            };
+            let sums = pool(2).install(|| (0..20).map(|_| rayon::join(request, request)).collect::<Vec<_>>());
+            done.send(sums)
+        });
+        let sums = ended.recv_timeout(LONG).expect("they wait for each other");
+        assert!(sums.iter().all(|&sums| sums == (1200.0, 1200.0)));
     }
 }

@@ -39,6 +39,7 @@ impl PartOps for Flex {
 
     fn f2_part(x: FlexTensor, start: usize, num: usize) -> FlexTensor {
         let [batch, length, width] = dims(&x);
+        assert!(start + num <= length, "positions {start} to {} of {length}", start + num);
         match batch {
             // In the same memory.
             1 => x.narrow(1, start, num),
@@ -140,6 +141,9 @@ impl<C: CheckpointStrategy> PartOps for Autodiff<Flex, C> {
 }
 
 /// `a + b + c + d`, in this order, of equal shapes `[B, L, D]`.
+///
+/// # Panics
+/// If the shapes differ.
 pub fn sum_of(a: Tensor<3>, b: Tensor<3>, c: Tensor<3>, d: Option<Tensor<3>>) -> Tensor<3> {
     if !on_cpu(&a.device()) {
         return portable::sum_of(a, b, c, d);
@@ -151,6 +155,9 @@ pub fn sum_of(a: Tensor<3>, b: Tensor<3>, c: Tensor<3>, d: Option<Tensor<3>>) ->
 }
 
 /// `num` positions from `start`: `[B, L, D]` to `[B, num, D]`.
+///
+/// # Panics
+/// If there are not as many.
 pub fn part_of(x_BLD: Tensor<3>, start: usize, num: usize) -> Tensor<3> {
     if !on_cpu(&x_BLD.device()) {
         return portable::part_of(x_BLD, start, num);
@@ -159,6 +166,9 @@ pub fn part_of(x_BLD: Tensor<3>, start: usize, num: usize) -> Tensor<3> {
 }
 
 /// `x` `[B, L, D]` with `y` `[B, num, D]` added to its positions from `start` on.
+///
+/// # Panics
+/// If there are not as many.
 pub fn add_to_part(x_BLD: Tensor<3>, y_BND: Tensor<3>, start: usize) -> Tensor<3> {
     if !on_cpu(&x_BLD.device()) {
         return portable::add_to_part(x_BLD, y_BND, start);

@@ -32,7 +32,8 @@ pub struct GridRequest<'a> {
 }
 
 impl<'a> Denoiser<'a> {
-    /// Reads the prompts. Pads are left out and only counted in the positions (as in Show-o).
+    /// Reads the prompts, all in one pass. Pads are left out and only counted in the positions (as in Show-o). Where a prompt lies among others decides
+    /// the last bits of its keys and values, so pictures of different prompts together may differ in theirs from each alone.
     ///
     /// # Errors
     /// When a prompt is longer than the context.

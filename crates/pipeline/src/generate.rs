@@ -143,6 +143,7 @@ impl Pipeline {
         options: &EditOptions,
         progress: &mut dyn FnMut(&Progress<'_>) -> bool,
     ) -> Result<Vec<RgbImage>> {
+        let _awake = self.keep_awake();
         let mask = &options.repaint;
         let mut grid = self.encode(self.pixels(image)?)?;
         if mask.repaint.len() != grid.len() || mask.num_repainted() == 0 {

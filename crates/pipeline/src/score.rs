@@ -67,6 +67,7 @@ impl Pipeline {
     /// When the text is longer than the context.
     pub fn score(&self, image: &RgbImage, text: &str, options: &ScoreOptions) -> Result<Score> {
         options.check(text)?;
+        let _awake = self.keep_awake();
         self.score_codes(&self.encode(self.pixels(image)?)?, text, options)
     }
 

@@ -59,6 +59,11 @@ pub struct Feed {
     rank: RankOf,
 }
 
+/// Broken samples of a batch that others stand for.
+fn num_broken<T: Send + 'static>(loader: &mut Option<(Loader<T>, u64)>) -> usize {
+    loader.as_mut().map_or(0, |(loader, _)| loader.take_num_broken())
+}
+
 impl Feed {
     /// Opens the training sets of a recipe; nothing is encoded yet.
     ///
@@ -92,7 +97,8 @@ impl Feed {
             Some(text) => Ok(NamedText { key: drawn.sample.key, text }),
             None => unusable(&drawn),
         });
-        let open = Opener { recipe, entries: &entries, rank };
+        let broken = Arc::new(Broken::new(recipe.data.max_broken()));
+        let open = Opener { recipe, entries: &entries, rank, broken };
         Ok(Self {
             t2i: open.loader(&[TaskName::T2i], seed, batch_size, unified.t2i_coeff, t2i)?,
             mmu: open.loader(&[TaskName::Caption, TaskName::Vqa], seed ^ MMU, unified.mmu_batch_size, unified.mmu_coeff, mmu)?,
@@ -106,6 +112,11 @@ impl Feed {
     /// The frozen parts and their cache.
     pub fn encoder(&self) -> &Encoder {
         &self.encoder
+    }
+
+    /// Broken samples for which others stand in what was read since this was called last, by this process.
+    pub fn take_num_broken(&mut self) -> usize {
+        num_broken(&mut self.t2i) + num_broken(&mut self.mmu) + num_broken(&mut self.text)
     }
 
     /// The sets of the mixture whose pictures are trained on.
@@ -199,6 +210,8 @@ struct Opener<'a> {
     recipe: &'a Recipe,
     entries: &'a [MixtureEntry],
     rank: RankOf,
+    /// Of all loaders: a sample that is broken for several tasks counts once.
+    broken: Arc<Broken>,
 }
 
 impl Opener<'_> {
@@ -221,14 +234,8 @@ impl Opener<'_> {
             return Err(TrainError::recipe(&self.recipe.run.output, reason));
         };
         let RankOf { rank, world_size } = self.rank;
-        let options = LoaderOptions {
-            batch_size,
-            rank,
-            world_size,
-            num_workers: self.recipe.data.num_workers,
-            num_ahead: NUM_AHEAD,
-            max_broken: self.recipe.data.max_broken(),
-        };
-        Ok(Some((Loader::new(stream, options, prepare).map_err(data)?, batch_size as u64)))
+        let options =
+            LoaderOptions { batch_size, rank, world_size, num_workers: self.recipe.data.num_workers, num_ahead: NUM_AHEAD };
+        Ok(Some((Loader::new(stream, options, self.broken.clone(), prepare).map_err(data)?, batch_size as u64)))
     }
 }

@@ -58,6 +58,7 @@ fn add(all: &mut StepLoss, pass: StepLoss) {
     all.total = pass.total;
     all.num_tokens += pass.num_tokens;
     all.num_images += pass.num_images;
+    all.num_broken += pass.num_broken;
     for (name, counts) in pass.experts {
         match all.experts.iter_mut().find(|group| group.0 == name) {
             Some(group) => group.1.add(&counts),

@@ -34,6 +34,8 @@ pub struct StepLoss {
     pub num_tokens: usize,
     /// Pictures that the step read.
     pub num_images: usize,
+    /// Broken samples in whose places the step read others.
+    pub num_broken: usize,
     /// What the routers of each group of experts did.
     pub experts: Vec<(&'static str, ExpertUse)>,
 }

@@ -17,6 +17,8 @@ pub struct Window {
     tokens: usize,
     #[serde(default)]
     images: usize,
+    #[serde(default)]
+    broken: usize,
     parts: Vec<(String, Sum, u64)>,
     #[serde(default)]
     experts: Vec<(String, ExpertUse)>,
@@ -48,6 +50,7 @@ impl Window {
         self.norm.0 += norm;
         self.tokens += step.num_tokens;
         self.images += step.num_images;
+        self.broken += step.num_broken;
         for (group, experts) in &step.experts {
             match self.experts.iter_mut().find(|known| known.0 == *group) {
                 Some((_, sum)) => sum.add(experts),
@@ -82,6 +85,9 @@ impl Window {
         if state.num_skipped > 0 {
             line.insert("skipped_nonfinite".into(), json!(state.num_skipped));
         }
+        if self.broken > 0 {
+            line.insert("broken_samples".into(), json!(self.broken));
+        }
         line.insert("learning_rate".into(), json!(learning_rate));
         for (name, count) in [("tokens_per_second", self.tokens), ("images_per_second", self.images)] {
             if count > 0 {
@@ -107,6 +113,7 @@ mod tests {
             parts: vec![("part", -value)],
             num_tokens: 3,
             num_images: 2,
+            num_broken: 1,
             experts: vec![("t2i", ExpertUse { token: vec![vec![1, 3]], ..ExpertUse::default() })],
         };
         let mut whole = Window::default();
@@ -120,6 +127,7 @@ mod tests {
         whole.seconds = 2.0;
         let line = whole.line(&RunState::default(), 0.5);
         assert_eq!((&line["tokens_per_second"], &line["images_per_second"]), (&json!(6.0), &json!(4.0)));
+        assert_eq!(line["broken_samples"], json!(4));
         assert_eq!((&line["expert_use_min_t2i"], &line["expert_use_max_t2i"]), (&json!(0.25), &json!(0.75)));
         let state = RunState { step: 4, num_skipped: 2, ..RunState::default() };
         let line = Window::default().line(&state, 0.5);

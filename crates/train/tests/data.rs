@@ -199,6 +199,22 @@ fn a_mixture_in_two_passes_is_the_mixture_in_one() {
 }
 
 #[test]
+fn broken_samples_are_counted_in_the_metrics() {
+    let _alone = ALONE.lock();
+    let base = base();
+    // Three lines to train with, the last one is held out. Six texts are two epochs.
+    fs::write(base.join("some-broken.jsonl"), "\"A face is a face.\"\n{\n\"Hair is hair.\"\n\"Eyes are two.\"\n").unwrap();
+    for (name, passes) in [("broken-one-pass", 1), ("broken-two-passes", 2)] {
+        let mut recipe = mixed(name, 3);
+        set(&mut recipe, &[("optimizer.accumulation_steps", passes)]);
+        let sets = recipe["data"]["mixture"].as_array_mut().unwrap();
+        sets.last_mut().unwrap().as_table_mut().unwrap().insert("path".into(), "some-broken.jsonl".into());
+        train(base, &recipe, false);
+        assert_eq!(metric(&base.join(name), "broken_samples").iter().sum::<f64>(), 2.0, "{name}");
+    }
+}
+
+#[test]
 fn a_second_start_encodes_nothing_and_ranks_share_the_batches() {
     let _alone = ALONE.lock();
     let base = base();

@@ -40,7 +40,7 @@ impl Objective for Toy {
             total = total + model.weight.val().mul_scalar(0.0).sqrt().sum();
         }
         let part = if broken { f64::NEG_INFINITY } else { 1.0 / (step + 3) as f64 };
-        Ok(StepLoss { total, parts: vec![("part", part)], num_tokens: 2, num_images: 0, experts: Vec::new() })
+        Ok(StepLoss { total, parts: vec![("part", part)], num_tokens: 2, num_images: 0, num_broken: 0, experts: Vec::new() })
     }
 
     fn sample_names(&self, step: u64) -> Vec<String> {

@@ -27,7 +27,7 @@ impl Objective for Toy {
         }
         let total = model.weight.val().powi_scalar(2).mean() + model.bias.val().powi_scalar(2).mean();
         let experts = vec![("t2i", ExpertUse { token: vec![vec![1, 3]], ..ExpertUse::default() })];
-        Ok(StepLoss { total, parts: vec![("part", 0.1 * step as f64)], num_tokens: 9, num_images: 2, experts })
+        Ok(StepLoss { total, parts: vec![("part", 0.1 * step as f64)], num_tokens: 9, num_images: 2, num_broken: 0, experts })
     }
 
     fn sample_names(&self, _step: u64) -> Vec<String> {

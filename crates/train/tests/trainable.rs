@@ -32,7 +32,7 @@ impl Objective for Toy {
         if !self.only_bias_at.contains(&step) {
             total = total + model.weight.val().sub_scalar(target).powi_scalar(2).sum();
         }
-        Ok(StepLoss { total, parts: Vec::new(), num_tokens: 1, num_images: 0, experts: Vec::new() })
+        Ok(StepLoss { total, parts: Vec::new(), num_tokens: 1, num_images: 0, num_broken: 0, experts: Vec::new() })
     }
 
     fn sample_names(&self, _step: u64) -> Vec<String> {

@@ -90,7 +90,10 @@ impl Unif2ace {
         const OPERATION: &str = "read prompts";
         let end = self.config.max_seq_length + 1;
         if let Some(head) = heads.iter().find(|head| head.is_empty() || head.len() > end) {
-            return input(OPERATION, format!("1 to {end} tokens a prompt"), head.len(), "cut the prompt");
+            return input(OPERATION, format!("1 to {end} tokens a prompt"), head.len(), "build heads with Prompter::t2i_head");
+        }
+        if heads.is_empty() {
+            return input(OPERATION, "at least one prompt", 0, "build heads with Prompter::t2i_head");
         }
         let lengths: Vec<usize> = heads.iter().map(|head| head.len()).collect();
         let ids_BL = self.ids_tensor(OPERATION, &[&heads.concat()])?;

@@ -155,12 +155,12 @@ impl Parallel {
             return Ok(loss);
         }
         let num_parts = step.parts.len();
-        let mut shares = vec![loss, step.num_tokens as f32, step.num_images as f32];
+        let mut shares = vec![loss, step.num_tokens as f32, step.num_images as f32, step.num_broken as f32];
         shares.extend(step.parts.iter().map(|part| part.1 as f32));
         shares.extend(step.experts.iter_mut().flat_map(|group| group.1.counts_mut()).map(|count| *count as f32));
         let sums = self.ranks.sum(shares)?;
-        (step.num_tokens, step.num_images) = (sums[1] as usize, sums[2] as usize);
-        let (parts, counts) = sums[3..].split_at(num_parts);
+        (step.num_tokens, step.num_images, step.num_broken) = (sums[1] as usize, sums[2] as usize, sums[3] as usize);
+        let (parts, counts) = sums[4..].split_at(num_parts);
         step.parts.iter_mut().zip(parts).for_each(|(part, &sum)| part.1 = f64::from(sum));
         let experts = step.experts.iter_mut().flat_map(|group| group.1.counts_mut());
         experts.zip(counts).for_each(|(count, &sum)| *count = sum as u64);

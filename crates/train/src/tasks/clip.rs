@@ -87,7 +87,7 @@ impl Objective for ClipObjective {
         let total = model.loss(clip_pixels(pixels_BHWC), ids_BL).map_err(data)?;
         let loss = f64::from(tensor_values(total.clone())[0]);
         let parts = vec![("contrastive", loss)];
-        Ok(StepLoss { total, parts, num_tokens, num_images: self.batch_size, experts: Vec::new() })
+        Ok(StepLoss { total, parts, num_tokens, num_images: self.batch_size, num_broken: 0, experts: Vec::new() })
     }
 
     fn sample_names(&self, step: u64) -> Vec<String> {

@@ -97,7 +97,7 @@ impl FaceObjective {
         let total = model.loss(&output, targets_BA).map_err(data)?.loss.mul_scalar(known);
         let loss = f64::from(tensor_values(total.clone())[0]);
         let parts = vec![("cross_entropy", loss)];
-        Ok(Some(StepLoss { total, parts, num_tokens: 0, num_images: share.num, experts: Vec::new() }))
+        Ok(Some(StepLoss { total, parts, num_tokens: 0, num_images: share.num, num_broken: 0, experts: Vec::new() }))
     }
 }
 

@@ -129,7 +129,7 @@ impl LossSum {
     /// The step's loss; `None` when no task was added.
     pub fn finish(self) -> Option<StepLoss> {
         let Self { total, parts, experts, num_tokens, num_images } = self;
-        Some(StepLoss { total: total?, parts, num_tokens, num_images, experts })
+        Some(StepLoss { total: total?, parts, num_tokens, num_images, num_broken: 0, experts })
     }
 }
 
@@ -282,6 +282,7 @@ pub(super) fn has_nothing_to_count(model: &Unif2ace, share: &Share<'_>) -> bool 
 struct StepRows {
     featured: [FeaturedRecords; 2],
     texts: Vec<String>,
+    num_broken: usize,
 }
 
 fn nothing() -> TrainError {
@@ -294,13 +295,13 @@ impl UnifiedObjective {
         let texts = self.train.texts(step)?;
         let (names, texts): (Vec<_>, Vec<_>) = texts.into_iter().map(|NamedText { key, text }| (key, text)).unzip();
         self.read = featured.iter().flat_map(|batch| batch.keys.iter().cloned()).chain(names).collect();
-        Ok(StepRows { featured, texts })
+        Ok(StepRows { featured, texts, num_broken: self.train.take_num_broken() })
     }
 
     /// The loss of a pass; `None` when it only counts, and when nothing is trained.
     fn pass(&self, model: &Unif2ace, rows: &StepRows, step: u64, pass: Pass<'_>) -> Result<Option<StepLoss>> {
         let key = Key::new(self.seed, 0).at_step(step as u32);
-        let StepRows { featured, texts } = rows;
+        let StepRows { featured, texts, num_broken } = rows;
         let mut sum = LossSum::default();
         let tasks = [
             (self.recipe.t2i_coeff, self.recipe.balance_coeffs[0], ["t2i", "balance_t2i"]),
@@ -329,7 +330,9 @@ impl UnifiedObjective {
                 sum.add(loss, coeff, balance_coeff, names);
             }
         }
-        Ok(sum.finish())
+        // Passes are added up; the first one counts what was read for all.
+        let num_broken = if pass.index == 0 { *num_broken } else { 0 };
+        Ok(sum.finish().map(|step| StepLoss { num_broken, ..step }))
     }
 
     /// Held-out pictures as the image tokenizer gives them back, above pictures made from their captions, which a text file beside the

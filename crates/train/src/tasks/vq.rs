@@ -60,7 +60,7 @@ impl Objective for VqObjective {
         // Pixels span two units, so a squared error of 4 is 0 dB.
         let psnr = -10.0 * (number(squared) / 4.0).log10();
         let parts = vec![("psnr", psnr), ("commit", number(quantized.commit_loss)), ("entropy", number(quantized.entropy_loss))];
-        Ok(StepLoss { total, parts, num_tokens: 0, num_images: self.batch_size, experts: Vec::new() })
+        Ok(StepLoss { total, parts, num_tokens: 0, num_images: self.batch_size, num_broken: 0, experts: Vec::new() })
     }
 
     fn sample_names(&self, step: u64) -> Vec<String> {

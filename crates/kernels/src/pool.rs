@@ -83,8 +83,6 @@ fn work_until_done(done: &AtomicBool) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc;
-
     use rayon::prelude::*;
 
     use super::*;
@@ -122,19 +120,34 @@ mod tests {
         assert!(pool(1).install(keep_awake).is_none() && pool(9).install(keep_awake).is_none());
     }
 
-    /// Each thread may come to look for work in the middle of a job that the other one waits for.
+    /// A thread comes to look for work in the middle of a job, and the guard's thread waits for that job.
     #[test]
-    fn two_that_keep_each_other_awake_come_to_an_end() {
-        let (done, ended) = mpsc::channel();
-        std::thread::spawn(move || {
-            let request = || {
-                let _awake = keep_awake();
-                (0..20).map(|_| (0..16).into_par_iter().with_max_len(1).map(|i| 0.5 * i as f64).sum::<f64>()).sum::<f64>()
-            };
-            let sums = pool(2).install(|| (0..20).map(|_| rayon::join(request, request)).collect::<Vec<_>>());
-            done.send(sums)
+    fn a_job_that_was_interrupted_to_look_for_work_is_finished() {
+        let is = |flag: &AtomicBool| flag.load(Ordering::Relaxed);
+        let flags: Arc<[AtomicBool; 3]> = Arc::default();
+        pool(2).install(|| {
+            let [begun, taken, finished] = &*flags;
+            let job = Arc::clone(&flags);
+            rayon::spawn(move || {
+                let [begun, taken, finished] = &*job;
+                let first = || {
+                    begun.store(true, Ordering::Relaxed);
+                    eventually("the other half is taken", || is(taken));
+                };
+                // Long enough for the thread of the first half to find nothing better to do than to look for work.
+                let second = || {
+                    taken.store(true, Ordering::Relaxed);
+                    std::thread::sleep(Duration::from_millis(20));
+                };
+                rayon::join(first, second);
+                finished.store(true, Ordering::Relaxed);
+            });
+            eventually("the other thread begins the job", || is(begun));
+            let _awake = keep_awake().unwrap();
+            while !is(taken) {
+                rayon::yield_now();
+            }
+            eventually("the job is finished", || is(finished));
         });
-        let sums = ended.recv_timeout(LONG).expect("they wait for each other");
-        assert!(sums.iter().all(|&sums| sums == (1200.0, 1200.0)));
     }
 }

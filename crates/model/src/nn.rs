@@ -103,7 +103,8 @@ impl Linear {
         act: Activation,
     ) -> Tensor<D> {
         fn part<const N: usize>(param: &Param<Tensor<N>>, rows: &Option<Range<usize>>) -> Tensor<N> {
-            let (value, Some(rows)) = (param.val(), rows) else { return param.val() };
+            let value = param.val();
+            let Some(rows) = rows else { return value };
             let mut dims = value.dims();
             let (all, width) = (dims[0], dims[1..].iter().product());
             dims[0] = rows.len();

@@ -123,6 +123,9 @@ fn profiled(file: Option<&Path>, work: impl FnOnce() -> Outcome) -> Outcome {
     work()
 }
 
+#[global_allocator]
+static ALLOCATOR: unif2ace_ops::AlignedAllocator = unif2ace_ops::AlignedAllocator;
+
 fn main() -> ExitCode {
     unif2ace_ops::keep_freed_memory();
     let command = Cli::parse().command;

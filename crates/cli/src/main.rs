@@ -15,6 +15,10 @@ use tracing::Level;
 use tracing_chrome::ChromeLayerBuilder;
 use tracing_subscriber::filter::{EnvFilter, Targets};
 use tracing_subscriber::prelude::*;
+use unif2ace_ops::AlignedAllocator;
+
+#[global_allocator]
+static ALLOCATOR: AlignedAllocator = AlignedAllocator;
 
 /// Generates faces from text and answers questions about them.
 #[derive(Debug, Parser)]

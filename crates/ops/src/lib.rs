@@ -27,7 +27,7 @@ pub use taps::{PartialGradients, TapListener, WatchedGradient, listen_to_taps, t
 pub use unif2ace_kernels::cpu::{Level as CpuLevel, MASK as CPU_MASK, level as cpu_level, unknown_mask as unknown_cpu_mask};
 pub use unif2ace_kernels::gemm::{Element, Matrix, PackedMatrix, Part, WeightFormat};
 pub use unif2ace_kernels::map::MappedFile;
-pub use unif2ace_kernels::memory::keep_freed_memory;
+pub use unif2ace_kernels::memory::{AlignedAllocator, keep_freed_memory};
 pub use unif2ace_kernels::optim::{AdamW as AdamWParams, adamw as adamw_step, moving_average, scale, sum_of_squares};
 pub use unif2ace_kernels::pool::{Awake, join_pool, keep_awake};
 pub use unif2ace_kernels::store::Store;

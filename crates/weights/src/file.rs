@@ -138,6 +138,20 @@ impl SafetensorsFile {
         Ok((self.bytes.clone(), self.data_start + start as usize..self.data_start + end as usize))
     }
 
+    /// Has the bytes of the tensors with these names touched in the background, in the order of the file; see [`MappedFile::touch_ahead`].
+    pub(crate) fn touch_ahead(&self, wanted: impl Fn(&str) -> bool) {
+        let mut ranges: Vec<Range<usize>> = Vec::new();
+        for (name, info) in &self.header.tensors {
+            let (start, end) = (self.data_start + info.range.0 as usize, self.data_start + info.range.1 as usize);
+            match ranges.last_mut() {
+                _ if !wanted(name) || start == end => {}
+                Some(last) if last.end == start => last.end = end,
+                _ => ranges.push(start..end),
+            }
+        }
+        self.bytes.touch_ahead(ranges);
+    }
+
     /// The bytes of a tensor; opening checked that its range lies within the data.
     fn bytes_of(&self, info: &TensorInfo) -> Result<&[u8]> {
         if !self.bytes.is_whole() {

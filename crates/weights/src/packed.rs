@@ -22,6 +22,8 @@ const FORMAT: &str = "unif2ace.packed";
 const LAYOUT: &str = "unif2ace.layout";
 /// Version of the layout; another one is refused.
 const VERSION: &str = "1";
+/// What the names of a packed matrix' parts have between those of the parameter and of the part.
+const MATRIX: &str = ".packed.";
 
 /// Name of a format in files and commands.
 pub fn format_name(format: WeightFormat) -> &'static str {
@@ -42,7 +44,7 @@ fn dtype(element: Element) -> DType {
 }
 
 fn key(rows: &WeightRows<'_>, part: &str) -> String {
-    format!("{}.packed.{}.{part}", rows.parameter, rows.rows.start)
+    format!("{}{MATRIX}{}.{part}", rows.parameter, rows.rows.start)
 }
 
 /// A checkpoint's values, read parameter by parameter, so that the plain weights are never in memory together.
@@ -238,6 +240,8 @@ pub fn packed_format(file: &SafetensorsFile) -> Result<WeightFormat> {
 /// When the file isn't a packed one of this layout; lists every missing, unexpected and misshapen tensor.
 pub fn load_packed(mut model: Unif2ace, fresh: Unif2ace, file: &SafetensorsFile) -> Result<Unif2ace> {
     let format = packed_format(file)?;
+    // Matrices are read whole, of tables a few rows.
+    file.touch_ahead(|name| name.contains(MATRIX));
     let (expected, _) = Plan::of(fresh, format)?;
     let mut problems = Vec::new();
     for (TensorSpec { name, shape }, dtype) in &expected {

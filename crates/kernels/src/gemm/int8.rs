@@ -38,6 +38,8 @@ const FEW: usize = 4;
 const HELD: usize = 8;
 /// Bytes of rows that one task works on at a time.
 const LEFT_BYTES: usize = 1100 << 10;
+/// Most rows that aren't shared out: they are rounded before, so tasks need not each do it.
+const WHOLE: usize = 288;
 /// Groups whose sums are added up before they go to C: a block of the left factor of that depth stays in the second-level cache.
 const CHUNK: usize = 8;
 
@@ -214,7 +216,7 @@ impl Int8Matrix {
             }
             false => Cut::new(
                 m,
-                Tiling { height: x.height, left_bytes: LEFT_BYTES, tasks: 4 },
+                Tiling { height: x.height, left_bytes: LEFT_BYTES, tasks: 4, whole: WHOLE },
                 num_panels,
                 k.min(CHUNK * GROUP),
                 parallel,
@@ -323,9 +325,10 @@ impl Int8Matrix {
                     let onto = finish.onto(chunk == 0, column);
                     Target { start: output.at(row0, column), stride: output.stride, height, width, onto }
                 };
-                // The panel behind this one comes from memory while this one is worked on; a group of the panel stays in the first-level
-                // cache while all rows meet it.
-                let mut ahead: *const u8 = self.panels[..(panel + 1) * depth * NR].as_ptr_range().end.cast();
+                // What comes next comes from memory while this panel is worked on; a group of it stays in the first-level cache while all
+                // rows meet it.
+                let next = ((panel + 1) * depth + groups.start * GROUP) * NR;
+                let mut ahead = amx::Ahead::new(&self.panels[next.min(self.panels.len())..], tiles.len());
                 for group in groups.clone() {
                     let start = group * GROUP;
                     let deep = (depth - start).min(GROUP);
@@ -335,24 +338,21 @@ impl Int8Matrix {
                         if group + 1 == groups.end {
                             micro::x86::announce(target(row0));
                         }
-                        let row_scales =
-                            std::array::from_fn(|row| if row < height { x.scales[(row0 + row) * x.groups + group] } else { 0.0 });
                         let scales = amx::Scales {
-                            rows: &row_scales,
+                            rows: x.panel_scales(row0 / x.height, group),
                             columns: &self.scales[group * padded + panel * NR..][..NR],
                             offsets: &self.offsets[group * padded + panel * NR..][..NR],
                         };
-                        let next = amx::Ahead(ahead);
                         amx::int8(
                             &registers,
                             &x.values[row0 * x.depth + start * x.height..],
                             values,
                             deep,
-                            next,
+                            ahead,
                             &mut sums,
                             height,
                         );
-                        ahead = ahead.wrapping_add(deep / amx::BLOCK_I8 * 256);
+                        ahead = ahead.behind(deep / amx::BLOCK_I8);
                         // SAFETY: CPUs with AMX have AVX-512.
                         unsafe { amx::add_scaled(&sums, &scales, height, group == groups.start, tile) };
                     }
@@ -381,10 +381,7 @@ impl Int8Matrix {
         let part = Meeting::<P> {
             a: &x.values[(row_panel * x.depth + start) * x.height..][..quads * QUAD * x.height],
             height: x.height,
-            row_scales: std::array::from_fn(|row| match row < x.height {
-                true => x.scales[(row_panel * x.height + row) * x.groups + group],
-                false => 0.0,
-            }),
+            row_scales: x.panel_scales(row_panel, group),
             panels: std::array::from_fn(|p| &self.panels[((panel + p) * x.depth + start) * NR..][..quads * QUAD * NR]),
             scales: std::array::from_fn(|p| &self.scales[group * padded + (panel + p) * NR..][..NR]),
             offsets: std::array::from_fn(|p| &self.offsets[group * padded + (panel + p) * NR..][..NR]),

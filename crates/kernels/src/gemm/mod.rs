@@ -245,24 +245,27 @@ struct Tiling {
     left_bytes: usize,
     /// Tasks for each thread.
     tasks: usize,
+    /// Most rows that are one for all tasks.
+    whole: usize,
 }
 
 impl Tiling {
     fn of<L, R, P: pack::Packing<L, R>>() -> Self {
-        Self { height: P::HEIGHT, left_bytes: P::LEFT_BYTES, tasks: P::TASKS }
+        Self { height: P::HEIGHT, left_bytes: P::LEFT_BYTES, tasks: P::TASKS, whole: P::WHOLE }
     }
 }
 
 impl Cut {
     /// For `m` rows of `row_bytes` in a block of depth.
     fn new(m: usize, tiling: Tiling, num_panels: usize, row_bytes: usize, parallel: bool) -> Self {
-        let Tiling { height, left_bytes, tasks } = tiling;
+        let Tiling { height, left_bytes, tasks, whole } = tiling;
         let (threads, tasks) =
             if parallel { (rayon::current_num_threads(), tasks * rayon::current_num_threads()) } else { (1, 1) };
         // As many tasks as threads, or a multiple of it, all as high as possible: no thread waits for another at the end.
         let tiles = m.div_ceil(height);
         let most = (left_bytes / (height * row_bytes.max(1))).clamp(2, 16);
-        let rows = tiles.div_ceil(tiles.div_ceil(most).next_multiple_of(threads)).max(2) * height;
+        let row_tasks = if m <= whole { 1 } else { tiles.div_ceil(most).next_multiple_of(threads) };
+        let rows = tiles.div_ceil(row_tasks).max(2) * height;
         let row_tasks = m.div_ceil(rows);
         let panels = num_panels.div_ceil(tasks.div_ceil(row_tasks)).max(8);
         Self { rows, panels, row_tasks, column_tasks: num_panels.div_ceil(panels), parallel }
@@ -400,7 +403,9 @@ unsafe fn multiply<L: pack::Number, R: pack::Number, P: pack::Packing<L, R>>(
         packing.strip_rows(a, block.k0, block.depth, row0, a_packed);
         let first = task % cut.column_tasks * cut.panels;
         for j in first..(first + cut.panels).min(num_panels) {
-            let b_panel = &block.panels[block.start + j * block.stride..][..padded * NR];
+            let start = block.start + j * block.stride;
+            let b_panel = &block.panels[start..][..padded * NR];
+            let next = &block.panels[(start + block.stride).min(block.panels.len())..];
             let target = |i: usize| {
                 let (row, column) = (row0 + i * P::HEIGHT, j * NR);
                 let (height, width) = (P::HEIGHT.min(m - row), NR.min(n - column));
@@ -409,7 +414,7 @@ unsafe fn multiply<L: pack::Number, R: pack::Number, P: pack::Packing<L, R>>(
             };
             // SAFETY: the tiles lie in C, which is ours until all tasks are done, as the caller promises, and tiles of tasks are
             // disjoint; a row that is added has a value for each column.
-            unsafe { packing.strip(a_packed, b_panel, padded, target, finish.act(last_block)) };
+            unsafe { packing.strip(a_packed, b_panel, next, padded, target, finish.act(last_block)) };
         }
     };
     let tasks = cut.row_tasks * cut.column_tasks;

@@ -25,6 +25,8 @@ pub(super) trait Packing<L, R = L>: Copy + Send + Sync {
     const LEFT_BYTES: usize = 1100 << 10;
     /// Tasks for each thread, each of which packs its rows of A: more of them even out, fewer pack less.
     const TASKS: usize = 4;
+    /// Most rows that aren't shared out: tasks then read other parts of B each, and all pack the same rows.
+    const WHOLE: usize = 0;
     /// Depth of a panel whose matrix part is `depth` deep.
     fn padded_depth(&self, depth: usize) -> usize;
     /// Depth of a panel of A, which may be padded further.
@@ -50,11 +52,12 @@ pub(super) trait Packing<L, R = L>: Copy + Send + Sync {
     /// # Safety
     /// `target` is valid for writes, and nobody else has access to its values.
     unsafe fn tile(&self, a: &[L], b: &[R], depth: usize, target: Target);
-    /// Multiplies panels of A, as [`Packing::strip_rows`] packs them, with one of B: panel i into `target(i)`, which is then activated.
+    /// Multiplies panels of A, as [`Packing::strip_rows`] packs them, with one of B: panel i into `target(i)`, which is then activated. `next`
+    /// begins where the panel of B does that is multiplied next.
     ///
     /// # Safety
     /// As [`Packing::tile`], for each target; their tiles are disjoint.
-    unsafe fn strip(&self, a: &[L], b: &[R], depth: usize, target: impl Fn(usize) -> Target, act: Activation) {
+    unsafe fn strip(&self, a: &[L], b: &[R], _next: &[R], depth: usize, target: impl Fn(usize) -> Target, act: Activation) {
         for (i, a_panel) in a.chunks_exact(self.left_depth(depth) * Self::HEIGHT).enumerate() {
             // SAFETY: the caller's promise.
             unsafe {
@@ -324,15 +327,15 @@ impl Packing<f32, u16> for Widened {
 
     unsafe fn tile(&self, a: &[f32], b: &[u16], depth: usize, target: Target) {
         // SAFETY: the caller's promise.
-        unsafe { self.strip(a, b, depth, |_| target, Activation::None) };
+        unsafe { self.strip(a, b, &[], depth, |_| target, Activation::None) };
     }
 
-    unsafe fn strip(&self, a: &[f32], b: &[u16], depth: usize, target: impl Fn(usize) -> Target, act: Activation) {
+    unsafe fn strip(&self, a: &[f32], b: &[u16], _next: &[u16], depth: usize, target: impl Fn(usize) -> Target, act: Activation) {
         lend(&WIDENED, |wide| {
             wide.reserve(depth * NR);
             widen(&b[..depth * NR], &mut wide[..depth * NR]);
             // SAFETY: the caller's promise.
-            unsafe { F32 { round: true }.strip(a, &wide[..depth * NR], depth, target, act) };
+            unsafe { F32 { round: true }.strip(a, &wide[..depth * NR], &[], depth, target, act) };
         });
     }
 }
@@ -369,6 +372,8 @@ impl Packing<u16> for Bf16Tiles {
     const LEFT_BYTES: usize = amx::LEFT_BYTES;
     // Packing takes a tenth of the time of the products here, if done four times.
     const TASKS: usize = 1;
+    // Products take so little that reading B twice costs more: 120x8192x2048 takes 0.7 of the time with rows shared out.
+    const WHOLE: usize = 224;
 
     fn memory<R>(&self, work: impl FnOnce(&mut Lines<u16>) -> R) -> R {
         lend(&NARROW, work)
@@ -417,10 +422,10 @@ impl Packing<u16> for Bf16Tiles {
 
     unsafe fn tile(&self, a: &[u16], b: &[u16], depth: usize, target: Target) {
         // SAFETY: the caller's promise.
-        unsafe { self.strip(a, b, depth, |_| target, Activation::None) };
+        unsafe { self.strip(a, b, &[], depth, |_| target, Activation::None) };
     }
 
-    unsafe fn strip(&self, a: &[u16], b: &[u16], depth: usize, target: impl Fn(usize) -> Target, act: Activation) {
+    unsafe fn strip(&self, a: &[u16], b: &[u16], next: &[u16], depth: usize, target: impl Fn(usize) -> Target, act: Activation) {
         let count = a.len() / (self.left_depth(depth) * Self::HEIGHT);
         // SAFETY: tiles are chosen only where `level` found AMX; strips are not nested.
         let registers = unsafe { amx::Registers::new() };
@@ -428,19 +433,20 @@ impl Packing<u16> for Bf16Tiles {
             if tiles.len() < count {
                 tiles.resize_with(count, || amx::Tile([[0.0; NR]; amx::HEIGHT]));
             }
-            // The panel behind this one comes from memory while this one is worked on.
-            let mut ahead: *const u8 = b.as_ptr_range().end.cast();
-            let pieces = a.chunks(Self::DEPTH * Self::HEIGHT * count);
-            for (piece, k0) in pieces.zip((0..depth).step_by(Self::DEPTH)) {
-                let deep = Self::DEPTH.min(depth - k0);
+            // What comes next comes from memory while this panel is worked on.
+            let mut ahead = amx::Ahead::new(next, count);
+            // One panel of A takes all of B once, and is one piece for itself.
+            let most = if count == 1 { depth } else { Self::DEPTH };
+            let pieces = a.chunks(most.next_multiple_of(amx::BLOCK) * Self::HEIGHT * count);
+            for (piece, k0) in pieces.zip((0..depth).step_by(most)) {
+                let deep = most.min(depth - k0);
                 let last = k0 + deep == depth;
                 for (i, (a, tile)) in piece.chunks_exact(self.left_depth(deep) * Self::HEIGHT).zip(tiles.iter_mut()).enumerate() {
                     if last {
                         micro::x86::announce(target(i));
                     }
-                    let next = amx::Ahead(ahead);
-                    amx::bf16(&registers, a, &b[k0 * NR..], deep, k0 == 0, next, tile, target(i).height);
-                    ahead = ahead.wrapping_add(deep / amx::BLOCK * 256);
+                    amx::bf16(&registers, a, &b[k0 * NR..], deep, k0 == 0, ahead, tile, target(i).height);
+                    ahead = ahead.behind(deep / amx::BLOCK);
                 }
             }
             for (i, tile) in tiles.iter_mut().enumerate().take(count) {

@@ -15,7 +15,8 @@ pub(super) struct Meeting<'a, const P: usize> {
     /// `[quads][height][QUAD]`.
     pub(super) a: &'a [u8],
     pub(super) height: usize,
-    pub(super) row_scales: [f32; MR],
+    /// One for each row.
+    pub(super) row_scales: &'a [f32],
     /// `[quads][NR][QUAD]`.
     pub(super) panels: [&'a [i8]; P],
     pub(super) scales: [&'a [f32]; P],
@@ -25,7 +26,7 @@ pub(super) struct Meeting<'a, const P: usize> {
 impl<const P: usize> Meeting<'_, P> {
     /// Adds the products of `quads` quads to the tiles, scaled; `fresh` tiles hold nothing yet.
     pub(super) fn add(&self, quads: usize, fresh: bool, tiles: &mut Tiles<P>) {
-        assert!(matches!(self.height, 1..=4 | MR));
+        assert!(matches!(self.height, 1..=4 | MR) && self.row_scales.len() == self.height);
         let full = |len: usize| len >= quads * QUAD * NR;
         assert!(self.a.len() >= quads * QUAD * self.height && self.panels.iter().all(|panel| full(panel.len())));
         assert!(self.scales.iter().all(|scales| scales.len() >= NR) && self.offsets.iter().all(|offsets| offsets.len() >= NR));
@@ -58,7 +59,7 @@ impl<const P: usize> Meeting<'_, P> {
         if offset {
             offsets.copy_from_slice(&self.offsets[p][..NR]);
         }
-        for ((tile, sums), &row_scale) in tile.iter_mut().zip(sums).zip(&self.row_scales).take(self.height) {
+        for ((tile, sums), &row_scale) in tile.iter_mut().zip(sums).zip(self.row_scales) {
             scale_row(tile, sums, &offsets, row_scale, self.scales[p], fresh);
         }
     }

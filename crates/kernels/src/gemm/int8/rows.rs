@@ -1,5 +1,7 @@
 //! Rows of a left factor, rounded to 8 bits and packed while they are multiplied.
 
+use std::cell::Cell;
+
 use rayon::prelude::*;
 
 #[cfg(target_arch = "x86_64")]
@@ -10,16 +12,28 @@ use crate::cpu::{Level, level};
 use crate::lines::Lines;
 use crate::simd::{fold, larger, multiversion};
 
-/// Rows in 8 bits, in panels of `height` rows: `[panel][unit of depths][height][unit]`, and a scale for each row and group.
+/// Rows in 8 bits, in panels of `height` rows: `[panel][unit of depths][height][unit]`, and a scale for each row and group,
+/// `[panel][group][height]`.
 pub(in crate::gemm) struct Rows {
     pub(super) values: Lines<u8>,
-    pub(super) scales: Vec<f32>,
+    scales: Vec<f32>,
     pub(super) height: usize,
     /// Depths of a row that lie side by side: [`QUAD`], or what a tile register of AMX takes.
     pub(super) unit: usize,
     /// Whole units.
     pub(super) depth: usize,
     pub(super) groups: usize,
+}
+
+thread_local! {
+    /// What the last rows of this thread lay in.
+    static VALUES: Cell<Lines<u8>> = Cell::default();
+}
+
+impl Drop for Rows {
+    fn drop(&mut self) {
+        VALUES.set(std::mem::take(&mut self.values));
+    }
 }
 
 multiversion! {
@@ -38,6 +52,11 @@ multiversion! {
 }
 
 impl Rows {
+    /// The scales of a panel's rows in a group.
+    pub(super) fn panel_scales(&self, panel: usize, group: usize) -> &[f32] {
+        &self.scales[(panel * self.groups + group) * self.height..][..self.height]
+    }
+
     pub(in crate::gemm) fn new(a: &Matrix<'_>) -> Self {
         Self::chosen(a, a.rows, |row| row)
     }
@@ -53,7 +72,9 @@ impl Rows {
         let depth = a.cols.next_multiple_of(unit);
         let groups = a.cols.div_ceil(GROUP);
         let padded = count.next_multiple_of(height);
-        let mut values = Lines::zeros(padded * depth);
+        // Rows behind the last one keep what was there: nobody wants their sums.
+        let mut values = VALUES.take();
+        values.reserve(padded * depth);
         let mut scales = vec![0.0; padded * groups];
         let panel = |(panel, (out, scales)): (usize, (&mut [u8], &mut [f32]))| {
             let mut gathered = Vec::new();
@@ -83,7 +104,7 @@ impl Rows {
                         }
                     };
                     let scale = scale_of_row(row);
-                    scales[place * groups + group] = scale;
+                    scales[group * height + place] = scale;
                     round_row(row, inverse(scale), &mut rounded);
                     let rounded = &rounded[..deep];
                     if unit == QUAD {
@@ -100,10 +121,11 @@ impl Rows {
             }
         };
         if count * a.cols > SERIAL {
-            let out = values.par_chunks_exact_mut(height * depth).zip(scales.par_chunks_exact_mut(height * groups));
+            let out =
+                values[..padded * depth].par_chunks_exact_mut(height * depth).zip(scales.par_chunks_exact_mut(height * groups));
             out.enumerate().for_each(panel);
         } else {
-            let out = values.chunks_exact_mut(height * depth).zip(scales.chunks_exact_mut(height * groups));
+            let out = values[..padded * depth].chunks_exact_mut(height * depth).zip(scales.chunks_exact_mut(height * groups));
             out.enumerate().for_each(panel);
         }
         Self { values, scales, height, unit, depth, groups }

@@ -11,18 +11,30 @@ const ROWS: usize = 64;
 /// Rows whose sums are taken side by side: those of one row wait for each other.
 const ABREAST: usize = 4;
 
+/// The same for narrow rows, such as those of a head, where adding up the lanes of a row takes the most time: the lanes of all are added
+/// together.
+const NARROW_ABREAST: usize = 16;
+/// Width of the widest narrow row.
+const NARROW: usize = 128;
+
 multiversion! {
     fn forward_rows(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, y: &mut [f32]) {
-        let width = weight.len();
-        let (many, many_y) = (x.chunks_exact(ABREAST * width), y.chunks_exact_mut(ABREAST * width));
-        let done = many.len() * ABREAST * width;
-        for (x, y) in many.zip(many_y) {
-            normalise::<ABREAST>(x, weight, bias, eps, y);
-        }
-        for (x, y) in x[done..].chunks_exact(width).zip(y[done..].chunks_exact_mut(width)) {
-            normalise::<1>(x, weight, bias, eps, y);
-        }
+        let done = match weight.len() {
+            ..=NARROW => rows_abreast::<NARROW_ABREAST>(x, weight, bias, eps, y),
+            _ => rows_abreast::<ABREAST>(x, weight, bias, eps, y),
+        };
+        rows_abreast::<1>(&x[done..], weight, bias, eps, &mut y[done..]);
     }
+}
+
+/// As many rows as are whole times R; how many values they are.
+#[inline(always)]
+fn rows_abreast<const R: usize>(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, y: &mut [f32]) -> usize {
+    let len = R * weight.len();
+    let (x, y) = (x.chunks_exact(len), y.chunks_exact_mut(len));
+    let done = x.len() * len;
+    x.zip(y).for_each(|(x, y)| normalise::<R>(x, weight, bias, eps, y));
+    done
 }
 
 /// R rows.
@@ -31,9 +43,9 @@ fn normalise<const R: usize>(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, 
     let width = weight.len();
     let rows: [&[f32]; R] = std::array::from_fn(|row| &x[row * width..][..width]);
     let mean = sums(rows, |_, v| v).map(|sum| sum / width as f32);
-    let squares = sums(rows, |row, v| (v - mean[row]) * (v - mean[row]));
+    let scales = sums(rows, |row, v| (v - mean[row]) * (v - mean[row])).map(|sum| 1.0 / (sum / width as f32 + eps).sqrt());
     for (row, y) in y.chunks_exact_mut(width).enumerate().take(R) {
-        let (mean, scale) = (mean[row], 1.0 / (squares[row] / width as f32 + eps).sqrt());
+        let (mean, scale) = (mean[row], scales[row]);
         for (((y, &x), &w), &b) in y.iter_mut().zip(rows[row]).zip(weight).zip(bias) {
             *y = (x - mean) * scale * w + b;
         }
@@ -54,10 +66,14 @@ fn sums<const R: usize>(rows: [&[f32]; R], f: impl Fn(usize, f32) -> f32) -> [f3
             }
         }
     }
-    std::array::from_fn(|row| {
-        let rest = &rows[row][count * 16..];
-        lanes[row].iter().sum::<f32>() + rest.iter().map(|&v| f(row, v)).sum::<f32>()
-    })
+    // Lane by lane, of all rows at a time.
+    let mut totals = [-0.0; R];
+    for lane in 0..16 {
+        for (total, lanes) in totals.iter_mut().zip(&lanes) {
+            *total += lanes[lane];
+        }
+    }
+    std::array::from_fn(|row| totals[row] + rows[row][count * 16..].iter().map(|&v| f(row, v)).sum::<f32>())
 }
 
 #[inline(always)]

@@ -335,9 +335,6 @@ impl Int8Matrix {
                     let values = &self.panels[(panel * depth + start) * NR..][..deep * NR];
                     for (row0, tile) in rows.clone().step_by(x.height).zip(&mut tiles) {
                         let height = x.height.min(rows.end - row0);
-                        if group + 1 == groups.end {
-                            micro::x86::announce(target(row0));
-                        }
                         let scales = amx::Scales {
                             rows: x.panel_scales(row0 / x.height, group),
                             columns: &self.scales[group * padded + panel * NR..][..NR],

@@ -440,11 +440,7 @@ impl Packing<u16> for Bf16Tiles {
             let pieces = a.chunks(most.next_multiple_of(amx::BLOCK) * Self::HEIGHT * count);
             for (piece, k0) in pieces.zip((0..depth).step_by(most)) {
                 let deep = most.min(depth - k0);
-                let last = k0 + deep == depth;
                 for (i, (a, tile)) in piece.chunks_exact(self.left_depth(deep) * Self::HEIGHT).zip(tiles.iter_mut()).enumerate() {
-                    if last {
-                        micro::x86::announce(target(i));
-                    }
                     amx::bf16(&registers, a, &b[k0 * NR..], deep, k0 == 0, ahead, tile, target(i).height);
                     ahead = ahead.behind(deep / amx::BLOCK);
                 }

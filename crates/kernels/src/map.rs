@@ -8,8 +8,8 @@ use std::sync::{Arc, Weak};
 
 use memmap2::Mmap;
 
-/// Bytes that are asked for at a time by [`MappedFile::touch_ahead`].
-const AT_ONCE: usize = 256 << 10;
+/// Bytes that are asked for at a time by [`MappedFile::touch_ahead`]: few, as threads that take memory from the system wait meanwhile.
+const AT_ONCE: usize = 64 << 10;
 
 /// A whole file as bytes, mapped read-only: pages come from the system's file cache when they are touched.
 #[derive(Debug)]

@@ -9,9 +9,13 @@ use unif2ace_kernels::activation::Activation;
 use unif2ace_kernels::attention::{self, KeysValues, Mask};
 use unif2ace_kernels::cpu::{Level, force_level, level};
 use unif2ace_kernels::gemm::{Matrix, PackedMatrix, Precision, WeightFormat};
+use unif2ace_kernels::memory::AlignedAllocator;
 use unif2ace_kernels::moe::{self, PackedExperts, Weights};
 use unif2ace_kernels::optim::{AdamW, adamw};
 use unif2ace_kernels::{conv, group_norm, linear, loss, norm};
+
+#[global_allocator]
+static ALLOCATOR: AlignedAllocator = AlignedAllocator;
 
 fn values(count: usize) -> Vec<f32> {
     (0..count).map(|i| (i * 7919 % 2003) as f32 / 1001.5 - 1.0).collect()

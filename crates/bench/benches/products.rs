@@ -12,6 +12,10 @@ use rten_tensor::NdTensor;
 use rten_tensor::prelude::*;
 use unif2ace_kernels::activation::Activation;
 use unif2ace_kernels::gemm::{Matrix, PackedMatrix, WeightFormat};
+use unif2ace_kernels::memory::AlignedAllocator;
+
+#[global_allocator]
+static ALLOCATOR: AlignedAllocator = AlignedAllocator;
 
 /// Rows, outputs, inputs: both rows of a guided step, a read question, one token.
 const SHAPES: [[usize; 3]; 6] =

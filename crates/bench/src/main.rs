@@ -20,7 +20,11 @@ use tracing::Level;
 use tracing_chrome::ChromeLayerBuilder;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::prelude::*;
+use unif2ace_ops::AlignedAllocator;
 use unif2ace_pipeline::{DeviceName, WeightFormat};
+
+#[global_allocator]
+static ALLOCATOR: AlignedAllocator = AlignedAllocator;
 
 /// Benchmarks of UniF²ace.
 #[derive(Debug, Parser)]
@@ -122,9 +126,6 @@ fn profiled(file: Option<&Path>, work: impl FnOnce() -> Outcome) -> Outcome {
     tracing_subscriber::registry().with(trace.with_filter(Targets::new().with_target("unif2ace", Level::DEBUG))).init();
     work()
 }
-
-#[global_allocator]
-static ALLOCATOR: unif2ace_ops::AlignedAllocator = unif2ace_ops::AlignedAllocator;
 
 fn main() -> ExitCode {
     unif2ace_ops::keep_freed_memory();

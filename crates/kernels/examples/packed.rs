@@ -1,4 +1,4 @@
-//! Milliseconds of products with packed weights at the full model's shapes, and what part of a second's multiply-adds they are. Weights are 1
+//! Milliseconds of products with packed weights at the full model's shapes, multiply-adds and bytes of weights a second. Weights are 1
 //! GiB of copies, so that they come from memory as in a model: with a folder as argument from a file there that is mapped.
 #![allow(clippy::print_stdout)]
 
@@ -10,6 +10,10 @@ use std::time::Instant;
 
 use unif2ace_kernels::gemm::{Matrix, PackedMatrix, WeightFormat};
 use unif2ace_kernels::map::MappedFile;
+use unif2ace_kernels::memory::AlignedAllocator;
+
+#[global_allocator]
+static ALLOCATOR: AlignedAllocator = AlignedAllocator;
 
 const WEIGHTS: usize = 1 << 30;
 /// Parts of a matrix begin at multiples of it.

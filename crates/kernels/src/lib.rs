@@ -1,4 +1,5 @@
-//! CPU kernels on plain slices. The only crate with unsafe code: SIMD behind run-time detection, each kernel with a scalar twin.
+//! CPU kernels on plain slices. The only crate with unsafe code: SIMD behind run-time detection, each kernel with a scalar twin,
+//! memory maps and the programs' allocator.
 
 pub mod activation;
 pub mod attention;

@@ -19,10 +19,9 @@ const NARROW: usize = 128;
 
 multiversion! {
     fn forward_rows(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, y: &mut [f32]) {
-        let done = match weight.len() {
-            ..=NARROW => rows_abreast::<NARROW_ABREAST>(x, weight, bias, eps, y),
-            _ => rows_abreast::<ABREAST>(x, weight, bias, eps, y),
-        };
+        let narrow = weight.len() <= NARROW;
+        let mut done = if narrow { rows_abreast::<NARROW_ABREAST>(x, weight, bias, eps, y) } else { 0 };
+        done += rows_abreast::<ABREAST>(&x[done..], weight, bias, eps, &mut y[done..]);
         rows_abreast::<1>(&x[done..], weight, bias, eps, &mut y[done..]);
     }
 }

@@ -269,7 +269,7 @@ fn packed_questions_equal_separate_ones() {
         let template = unif2ace_model::config::ModelConfig { question_template: "{question} 7\n".into(), ..config.clone() };
         let prompter = Prompter::new(&template, &words).unwrap();
         let turns = [("1 2", "3"), ("4", "5 6 8"), ("9 9 9", "1 1")];
-        let whole = prompter.mmu_packed(&image, &turns).unwrap();
+        let whole = prompter.mmu_packed(&image, &turns, 100).unwrap();
         let length = whole.ids.len() + 2;
         let mut row = whole.ids.clone();
         row.resize(length, ids.pad);
@@ -280,7 +280,7 @@ fn packed_questions_equal_separate_ones() {
         let found = values(hidden.x_BLD);
         let mut at = whole.prefix;
         for (turn, &block) in turns.iter().zip(&whole.blocks) {
-            let alone = prompter.mmu_packed(&image, &[*turn]).unwrap();
+            let alone = prompter.mmu_packed(&image, &[*turn], 100).unwrap();
             let mask = for_mmu(&alone.ids, alone.ids.len(), ids.eoi).unwrap();
             let expected = values(pass(&model, &[alone.ids], &mask, Positions::From(0), Task::Mmu, 2, outside()).x_BLD);
             assert_close(

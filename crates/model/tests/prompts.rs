@@ -231,7 +231,7 @@ fn a_packed_row_is_what_inference_makes_of_each_question() {
     let config = ModelConfig { num_vq_tokens: 4, ..ModelConfig::base() };
     let prompter = Prompter::new(&config, &encode).unwrap();
     let image = [50_305, 50_400, 58_497, 58_000];
-    let row = prompter.mmu_packed(&image, &[("Who?", "A girl."), ("Smiling?", "Yes")]).unwrap();
+    let row = prompter.mmu_packed(&image, &[("Who?", "A girl."), ("Smiling?", "Yes")], 100).unwrap();
     assert_eq!(row.prefix, 7);
     assert_eq!(row.ids.len(), row.prefix + row.blocks.iter().sum::<usize>());
     let first = &row.ids[..row.prefix + row.blocks[0]];
@@ -240,6 +240,31 @@ fn a_packed_row_is_what_inference_makes_of_each_question() {
     assert_eq!(tokenizer.decode(&first[asked.len()..], false).unwrap(), " A girl.<|endoftext|>");
     let labelled: Vec<u32> = row.labels.iter().filter(|&&l| l >= 0).map(|&l| l as u32).collect();
     assert_eq!(tokenizer.decode(&labelled, false).unwrap(), " A girl.<|endoftext|> Yes<|endoftext|>");
+}
+
+#[test]
+fn turns_that_are_too_long_end_earlier() {
+    let encode = |text: &str| text.bytes().map(u32::from).collect();
+    let config = ModelConfig { num_vq_tokens: 1, question_template: "{question}\n".into(), ..ModelConfig::base() };
+    let prompter = Prompter::new(&config, &encode).unwrap();
+    let eot = config.special_ids().eot;
+    // `[eot]`, "ab", a line's end and the answer.
+    for (most, ids, labelled) in [
+        (7, &[eot, 97, 98, 10, 120, 121, eot][..], 3),
+        (6, &[eot, 97, 98, 10, 120, eot], 2),
+        (5, &[eot, 97, 98, 10, eot], 1),
+        (3, &[eot, 97, eot], 1),
+        (1, &[eot], 1),
+    ] {
+        let row = prompter.mmu_packed(&[50_305], &[("ab", "xy"), ("a", "")], most).unwrap();
+        assert_eq!(row.blocks, [most, most.min(4)], "{most}");
+        let first = row.prefix..row.prefix + row.blocks[0];
+        assert_eq!(row.ids[first.clone()], *ids, "{most}");
+        let labels = &row.labels[first];
+        assert!(labels.iter().take(most - labelled).all(|&label| label < 0), "{most}: {labels:?}");
+        assert!(labels.iter().zip(ids).skip(most - labelled).all(|(&label, &id)| label == i64::from(id)), "{most}: {labels:?}");
+    }
+    assert!(prompter.mmu_packed(&[50_305], &[("ab", "xy")], 0).is_err());
 }
 
 #[test]

@@ -5,7 +5,10 @@
 use std::time::Instant;
 
 use burn::tensor::{Device, Distribution, Int, Tensor};
-use unif2ace_ops::{Activation, Conv2dOptions, Precision, portable, set_precision};
+use unif2ace_ops::{Activation, AlignedAllocator, Conv2dOptions, Precision, portable, set_precision};
+
+#[global_allocator]
+static ALLOCATOR: AlignedAllocator = AlignedAllocator;
 
 fn random<const D: usize>(shape: [usize; D]) -> Tensor<D> {
     Tensor::random(shape, Distribution::Normal(0.0, 0.1), &Device::flex().autodiff()).require_grad()

@@ -10,8 +10,12 @@ use unif2ace_model::config::{ModelConfig, MoeConfig};
 use unif2ace_model::masks::{Marks, predict_next};
 use unif2ace_model::moe::{ExpertFeatures, Task};
 use unif2ace_model::transformer::{Batch, Features, Input, Positions, Unif2ace};
+use unif2ace_ops::AlignedAllocator;
 use unif2ace_train::optim::collect_gradients;
 use unif2ace_train::params::initialize;
+
+#[global_allocator]
+static ALLOCATOR: AlignedAllocator = AlignedAllocator;
 
 const NUM_TOKENS: usize = 256;
 const NUM_TEXT: usize = 128;

@@ -227,8 +227,11 @@ impl UnifiedRecipe {
         ];
         let weights = weights.map(|(key, value)| (key, value, value >= 0.0, WEIGHT));
         let fractions = fractions.map(|(key, value)| (key, value, is_fraction(value), FRACTION));
+        let tokens =
+            [("max_turn_tokens", self.max_turn_tokens as f64, self.max_turn_tokens >= 2, "a whole number of at least 2")];
         check_ranges("unified", &weights)?;
-        check_ranges("unified", &fractions)
+        check_ranges("unified", &fractions)?;
+        check_ranges("unified", &tokens)
     }
 }
 
@@ -387,6 +390,10 @@ pub struct UnifiedRecipe {
     pub paraphrase_fraction: f64,
     /// Questions packed into one row.
     pub questions_per_row: usize,
+    /// Most tokens of a question with its answer, or of a request with its caption; longer ones are cut. A row takes memory by its length, all rows of
+    /// a pass by the longest one's.
+    #[serde(default = "default_max_turn_tokens")]
+    pub max_turn_tokens: usize,
     /// Part of the understanding rows that also hold a request for a caption. Most of a caption's loss is the order in which it tells
     /// things, so answers are learnt sooner with fewer captions.
     #[serde(default = "default_caption_fraction")]
@@ -395,6 +402,10 @@ pub struct UnifiedRecipe {
     /// Less memory for activations, up to a third more time, the same numbers.
     #[serde(default)]
     pub recompute: Recompute,
+}
+
+fn default_max_turn_tokens() -> usize {
+    512
 }
 
 fn default_caption_fraction() -> f64 {
@@ -588,6 +599,7 @@ mod tests {
                 "`cond_dropout_prob` of [unified]: expected a number from 0 to 1, found 10",
             ),
             ("t2i_coeff = 1.0", "t2i_coeff = -1.0", "`t2i_coeff`"),
+            ("t2i_coeff = 1.0", "t2i_coeff = 1.0\nmax_turn_tokens = 1", "`max_turn_tokens`"),
             ("balance_coeffs = [0.01, 0.01]", "balance_coeffs = [0.01, -1.0]", "`balance_coeffs`"),
         ];
         for (given, changed, expected) in cases {

@@ -156,6 +156,13 @@ fn unified_rules(unified: &UnifiedRecipe) -> Vec<Rule> {
             "no rows of understanding are trained",
             "set `mmu_batch_size` and `mmu_coeff`",
         ),
+        rule(
+            "unified",
+            "max_turn_tokens",
+            no_mmu,
+            "no rows of understanding are trained",
+            "set `mmu_batch_size` and `mmu_coeff`",
+        ),
         rule("unified.loss", "alpha", alone, "the objective is one term alone", "set `objective = \"d3diff\"`"),
     ]
 }

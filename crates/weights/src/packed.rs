@@ -240,7 +240,7 @@ pub fn packed_format(file: &SafetensorsFile) -> Result<WeightFormat> {
 /// When the file isn't a packed one of this layout; lists every missing, unexpected and misshapen tensor.
 pub fn load_packed(mut model: Unif2ace, fresh: Unif2ace, file: &SafetensorsFile) -> Result<Unif2ace> {
     let format = packed_format(file)?;
-    // Matrices are read whole, of tables a few rows.
+    // Matrices are read whole, of tables a few rows. The experts of the task that nobody asks for, a tenth of the file, are touched as well.
     file.touch_ahead(|name| name.contains(MATRIX));
     let (expected, _) = Plan::of(fresh, format)?;
     let mut problems = Vec::new();

@@ -88,13 +88,14 @@ pub(super) enum Ahead {
     /// A part of the panel of B that comes next, for the second-level cache: where many rows meet a panel.
     Next(*const u8),
     /// All of what lies a little further on in this panel, for the first-level cache: where reading B takes the time. From mapped files,
-    /// whose pages are small, B is read 1.3 times as fast as with [`Ahead::Next`] (30x8192x2048).
+    /// whose pages are small, B is read 1.3 times as fast as with [`Ahead::Next`] (30x8192x2048). At the end of a block of depth what is fetched is
+    /// not what comes next; that is five blocks of 64.
     Near,
 }
 
 impl Ahead {
-    /// Lines of [`Ahead::Next`] for each block.
-    const LINES: usize = 4;
+    /// Bytes of [`Ahead::Next`] for each block: the lines that its kernels fetch.
+    const STEP: usize = 4 * LINE;
     /// How far [`Ahead::Near`] is: five blocks.
     const NEAR: usize = 5 * 2 * LINE * LINES;
 
@@ -106,7 +107,7 @@ impl Ahead {
     /// Behind `blocks` blocks.
     pub(super) fn behind(self, blocks: usize) -> Self {
         match self {
-            Self::Next(at) => Self::Next(at.wrapping_add(blocks * Self::LINES * LINE)),
+            Self::Next(at) => Self::Next(at.wrapping_add(blocks * Self::STEP)),
             Self::Near => Self::Near,
         }
     }
@@ -120,7 +121,7 @@ macro_rules! kernel {
         ///
         /// # Safety
         /// `a` holds `blocks` (and one more if there is a rest) blocks of HEIGHT rows of 64 bytes, `b` `blocks` blocks of 16 lines of 128
-        /// bytes. From `ahead` on, `$lines` lines for each block are fetched.
+        /// bytes.
         unsafe fn $name<T>(
             _registers: &Registers,
             a: *const u8,

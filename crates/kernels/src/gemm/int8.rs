@@ -36,9 +36,9 @@ const PANELS: usize = 2;
 const FEW: usize = 4;
 /// Panels of rows whose tiles stay in the first-level cache beside a group of the columns' values.
 const HELD: usize = 8;
-/// Bytes of rows that one task works on at a time.
+/// Bytes of rows that one task works on at a time, where rows are shared out.
 const LEFT_BYTES: usize = 1100 << 10;
-/// Most rows that aren't shared out: they are rounded before, so tasks need not each do it.
+/// Up to so many rows every task takes all of them, and tasks share out the columns; rows are rounded before, whoever takes them.
 const WHOLE: usize = 288;
 /// Groups whose sums are added up before they go to C: a block of the left factor of that depth stays in the second-level cache.
 const CHUNK: usize = 8;

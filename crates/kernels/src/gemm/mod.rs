@@ -245,7 +245,7 @@ struct Tiling {
     left_bytes: usize,
     /// Tasks for each thread.
     tasks: usize,
-    /// Most rows that are one for all tasks.
+    /// Up to so many rows every task takes all of them, and tasks share out the columns.
     whole: usize,
 }
 
@@ -256,6 +256,9 @@ impl Tiling {
 }
 
 impl Cut {
+    /// Panels that a task takes at least.
+    const LEAST_PANELS: usize = 8;
+
     /// For `m` rows of `row_bytes` in a block of depth.
     fn new(m: usize, tiling: Tiling, num_panels: usize, row_bytes: usize, parallel: bool) -> Self {
         let Tiling { height, left_bytes, tasks, whole } = tiling;
@@ -264,10 +267,11 @@ impl Cut {
         // As many tasks as threads, or a multiple of it, all as high as possible: no thread waits for another at the end.
         let tiles = m.div_ceil(height);
         let most = (left_bytes / (height * row_bytes.max(1))).clamp(2, 16);
-        let row_tasks = if m <= whole { 1 } else { tiles.div_ceil(most).next_multiple_of(threads) };
+        let by_columns = m <= whole && num_panels >= threads * Self::LEAST_PANELS;
+        let row_tasks = if by_columns { 1 } else { tiles.div_ceil(most).next_multiple_of(threads) };
         let rows = tiles.div_ceil(row_tasks).max(2) * height;
         let row_tasks = m.div_ceil(rows);
-        let panels = num_panels.div_ceil(tasks.div_ceil(row_tasks)).max(8);
+        let panels = num_panels.div_ceil(tasks.div_ceil(row_tasks)).max(Self::LEAST_PANELS);
         Self { rows, panels, row_tasks, column_tasks: num_panels.div_ceil(panels), parallel }
     }
 }

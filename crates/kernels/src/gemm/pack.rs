@@ -25,7 +25,7 @@ pub(super) trait Packing<L, R = L>: Copy + Send + Sync {
     const LEFT_BYTES: usize = 1100 << 10;
     /// Tasks for each thread, each of which packs its rows of A: more of them even out, fewer pack less.
     const TASKS: usize = 4;
-    /// Most rows that aren't shared out: tasks then read other parts of B each, and all pack the same rows.
+    /// Up to so many rows every task packs and takes all of them, and tasks share out the columns: B is read once.
     const WHOLE: usize = 0;
     /// Depth of a panel whose matrix part is `depth` deep.
     fn padded_depth(&self, depth: usize) -> usize;
@@ -372,7 +372,7 @@ impl Packing<u16> for Bf16Tiles {
     const LEFT_BYTES: usize = amx::LEFT_BYTES;
     // Packing takes a tenth of the time of the products here, if done four times.
     const TASKS: usize = 1;
-    // Products take so little that reading B twice costs more: 120x8192x2048 takes 0.7 of the time with rows shared out.
+    // Products take so little that reading B twice costs more: 120x8192x2048 takes 0.7 of what it takes with rows shared out.
     const WHOLE: usize = 224;
 
     fn memory<R>(&self, work: impl FnOnce(&mut Lines<u16>) -> R) -> R {

@@ -330,22 +330,30 @@ impl<'a> Prompter<'a> {
     }
 
     /// Several questions with answers on one image, for [`crate::masks::packed`]: each block is exactly what inference makes of the question,
-    /// then the answer, which alone is labelled.
+    /// then the answer, which alone is labelled. Of a block of more than `max_turn_tokens` the rest is cut, before the `[eot]` that ends it.
     ///
     /// # Errors
-    /// As [`Prompter::mmu_prefix`].
-    pub fn mmu_packed(&self, image: &[u32], turns: &[(&str, &str)]) -> Result<PackedRow> {
+    /// As [`Prompter::mmu_prefix`], and when there is no room for an end.
+    pub fn mmu_packed(&self, image: &[u32], turns: &[(&str, &str)], max_turn_tokens: usize) -> Result<PackedRow> {
+        if max_turn_tokens == 0 {
+            return input("packed questions", "room for at least 1 token a turn", 0, "set `max_turn_tokens` higher");
+        }
         let mut ids = self.mmu_prefix(image)?;
         let prefix = ids.len();
         let mut labels = vec![IGNORED; prefix];
         let mut blocks = Vec::with_capacity(turns.len());
         for (question, answer) in turns {
-            let (question, answer) = (self.question_ids(question)?, self.answer_ids(answer)?);
-            blocks.push(question.len() + answer.len());
-            labels.extend(question.iter().map(|_| IGNORED));
-            labels.extend(answer.iter().map(|&id| i64::from(id)));
-            ids.extend(question);
-            ids.extend(answer);
+            let mut block = self.question_ids(question)?;
+            let asked = block.len().min(max_turn_tokens - 1);
+            block.extend(self.answer_ids(answer)?);
+            if block.len() > max_turn_tokens {
+                block.truncate(max_turn_tokens - 1);
+                block.push(self.ids.eot);
+            }
+            blocks.push(block.len());
+            labels.resize(labels.len() + asked, IGNORED);
+            labels.extend(block[asked..].iter().map(|&id| i64::from(id)));
+            ids.extend(block);
         }
         Ok(PackedRow { ids, labels, prefix, blocks })
     }

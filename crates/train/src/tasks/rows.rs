@@ -162,7 +162,7 @@ impl RowSource<'_> {
             captioned_rows.push(captioned);
             let turns: Vec<(&str, &str)> = turns.iter().map(|(question, answer)| (question.as_str(), answer.as_str())).collect();
             let image: Vec<u32> = self.set.features.codes_of(index).iter().map(|&code| ids.image_offset + code).collect();
-            packed_rows.push(prompter.mmu_packed(&image, &turns).map_err(data)?);
+            packed_rows.push(prompter.mmu_packed(&image, &turns, self.recipe.max_turn_tokens).map_err(data)?);
         }
         let length = packed_rows.iter().map(|row| row.ids.len()).max().unwrap_or(0);
         let prefix = packed_rows.first().map_or(0, |row| row.prefix);

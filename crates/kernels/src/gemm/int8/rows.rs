@@ -30,9 +30,14 @@ thread_local! {
     static VALUES: Cell<Lines<u8>> = Cell::default();
 }
 
+/// Most bytes that a thread keeps for its next rows: those of four pictures with guidance in the widest layer of the full model.
+const KEPT: usize = 16 << 20;
+
 impl Drop for Rows {
     fn drop(&mut self) {
-        VALUES.set(std::mem::take(&mut self.values));
+        if self.values.len() <= KEPT {
+            VALUES.set(std::mem::take(&mut self.values));
+        }
     }
 }
 

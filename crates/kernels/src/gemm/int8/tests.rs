@@ -24,6 +24,9 @@ fn products_equal_the_definition_at_every_level_and_odd_size() {
     at_every_level(|level| {
         for (m, n, k) in
             [(1, 1, 1), (1, 70, 1025), (2, 33, 7), (3, 64, 513), (4, 97, 30), (5, 31, 9), (12, 40, 64), (50, 129, 700)]
+                // Shared out by columns, and by rows.
+                .into_iter()
+                .chain([(40, 600, 33), (300, 70, 64)])
         {
             let (a, w) = (values(m * k, 1), values(n * k, 2));
             let packed = Int8Matrix::new(Matrix::new(&w, n, k).t());

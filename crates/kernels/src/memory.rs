@@ -73,6 +73,22 @@ unsafe fn offset_of(block: *mut u8) -> usize {
     unsafe { block.cast::<usize>().sub(1).read() }
 }
 
+/// The large block in a plain one that was moved with `kept` of its bytes, which lie `before` bytes behind its start: where that lies otherwise
+/// to the lines than the old one did, they are moved once more.
+///
+/// # Safety
+/// As [`in_plain`]; `before` is at most [`LINE`], and the large block has `kept` bytes.
+#[cfg(unix)]
+unsafe fn settled(plain: *mut libc::c_void, before: usize, kept: usize) -> *mut u8 {
+    let after = LINE - plain.addr() % LINE;
+    if !plain.is_null() && after != before {
+        // SAFETY: the caller's promise: up to a line and `kept` bytes are in the plain block.
+        unsafe { std::ptr::copy(plain.cast::<u8>().add(before), plain.cast::<u8>().add(after), kept) };
+    }
+    // SAFETY: the caller's promise.
+    unsafe { in_plain(plain) }
+}
+
 /// A block with an alignment of its own.
 #[cfg(unix)]
 fn aligned(layout: Layout) -> *mut u8 {
@@ -125,9 +141,8 @@ unsafe impl GlobalAlloc for AlignedAllocator {
     }
 
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        // SAFETY: the caller's promise: the block was taken with this layout, and the new size fits the alignment. A large block's bytes are moved
-        // within the new plain block where its start lies otherwise to the lines; in the last case the blocks don't overlap, and the old one is given
-        // back once.
+        // SAFETY: the caller's promise: the block was taken with this layout, and the new size fits the alignment. In the last case the blocks don't
+        // overlap, and the old one is given back once.
         unsafe {
             let wanted = Layout::from_size_align_unchecked(size, layout.align());
             let kept = size.min(layout.size());
@@ -135,15 +150,7 @@ unsafe impl GlobalAlloc for AlignedAllocator {
                 (Kind::Plain, Kind::Plain) => libc::realloc(block.cast(), size).cast(),
                 (Kind::Large, Kind::Large) => {
                     let before = offset_of(block);
-                    let plain = libc::realloc(block.sub(before).cast(), size + LINE);
-                    if plain.is_null() {
-                        return std::ptr::null_mut();
-                    }
-                    let after = LINE - plain.addr() % LINE;
-                    if after != before {
-                        std::ptr::copy(plain.cast::<u8>().add(before), plain.cast::<u8>().add(after), kept);
-                    }
-                    in_plain(plain)
+                    settled(libc::realloc(block.sub(before).cast(), size + LINE), before, kept)
                 }
                 _ => {
                     let new = self.alloc(wanted);
@@ -233,6 +240,25 @@ mod tests {
                     assert!(kept.iter().enumerate().all(|(i, &byte)| byte == i as u8));
                     AlignedAllocator.dealloc(block, Layout::from_size_align(then, align).unwrap());
                 }
+            }
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_block_that_was_moved_is_found_at_the_lines_of_its_new_place() {
+        const HELD: usize = 500;
+        for (place, before) in (0..64).step_by(16).flat_map(|place| [16, 32, 48, 64].map(|before| (place, before))) {
+            let layout = Layout::from_size_align(64 + 64 + HELD, 64).unwrap();
+            // SAFETY: the plain block begins up to 48 bytes behind a line and has room for what it holds behind one line more.
+            unsafe {
+                let start = AlignedAllocator.alloc(layout);
+                let plain = start.add(place);
+                (0..HELD).for_each(|i| plain.add(before + i).write(i as u8));
+                let block = super::settled(plain.cast(), before, HELD);
+                assert!(block.addr().is_multiple_of(64) && block.sub(super::offset_of(block)) == plain, "{place} {before}");
+                assert!((0..HELD).all(|i| block.add(i).read() == i as u8), "{place} {before}");
+                AlignedAllocator.dealloc(start, layout);
             }
         }
     }
